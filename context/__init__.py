@@ -1,0 +1,1 @@
+"""What an experiment runs on: model, SAE, examples, device, caches."""

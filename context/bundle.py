@@ -1,0 +1,304 @@
+"""Bundles: the on-disk form of a context, written atomically and verified before they are trusted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError
+
+from ..schemas.errors import BundleError, RequestError
+from ..schemas.manifest import FileEntry, Manifest, ModelParams
+from ..schemas.planted import PlantedRule
+from ..schemas.vocabulary import Vocabulary, WeaponVocabulary
+
+MANIFEST = "bundle.json"
+ARRAYS = {
+    "examples/weapon.npy": "int32",
+    "examples/indptr.npy": "int64",
+    "examples/tokens.npy": "int16",
+    "examples/levels.npy": "uint8",
+    "examples/build_id.npy": "int32",
+    "pooled.npy": "float32",
+    "activations/indptr.npy": "int64",
+    "activations/rows.npy": "int32",
+    "activations/values.npy": "float32",
+}
+"""Every array a bundle may hold, with its dtype."""
+TEXTS = ("vocab.json", "weapon_vocab.json")
+WEIGHTS = ("model.safetensors", "sae.safetensors")
+REQUIRED = ("vocab.json", "weapon_vocab.json")
+_CHUNK = 1 << 20
+
+
+@dataclass
+class BundleContents:
+    """Everything that goes into a new bundle, in memory.
+
+    Attributes:
+        model_params: sizes of the network, or None for a bundle that only serves observational experiments.
+        model_state: the network's state dict as numpy arrays, or None.
+        sae_state: ``encoder.weight [F, d]``, ``encoder.bias [F]``, ``decoder.weight [d, F]``, ``decoder_bias [d]``.
+        vocabulary: ``{token: id}``.
+        weapon_vocabulary: ``{"weapon_id_1111": id}``.
+        weapon: int32 [n], weapon token ids of the examples; None for a bundle without examples.
+        indptr: int64 [n + 1], where each example's tokens begin.
+        tokens: int16 [nnz], ability token ids.
+        levels: uint8 [n, n_families].
+        build_id: int32 [n], which build an example was made from.
+        pooled: float32 [n, d], the model's pooled vectors of the examples.
+        made_by: how the bundle was made (seeds, steps, versions, ...).
+        planted: the rules known to hold, if any.
+    """
+
+    model_params: ModelParams | None
+    model_state: Mapping[str, NDArray[Any]] | None
+    sae_state: Mapping[str, NDArray[Any]]
+    vocabulary: Mapping[str, int]
+    weapon_vocabulary: Mapping[str, int]
+    weapon: NDArray[np.int32] | None = None
+    indptr: NDArray[np.int64] | None = None
+    tokens: NDArray[np.int16] | None = None
+    levels: NDArray[np.uint8] | None = None
+    build_id: NDArray[np.int32] | None = None
+    pooled: NDArray[np.float32] | None = None
+    made_by: dict[str, Any] = field(default_factory=dict)
+    planted: tuple[PlantedRule, ...] = ()
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays there are, by file name."""
+        named = {
+            "examples/weapon.npy": self.weapon,
+            "examples/indptr.npy": self.indptr,
+            "examples/tokens.npy": self.tokens,
+            "examples/levels.npy": self.levels,
+            "examples/build_id.npy": self.build_id,
+            "pooled.npy": self.pooled,
+        }
+        return {name: np.asarray(value, ARRAYS[name]) for name, value in named.items() if value is not None}
+
+
+def write_bundle(folder: Path, contents: BundleContents) -> Manifest:
+    """Write a bundle; the folder appears whole or not at all.
+
+    Raises:
+        RequestError: when the folder is already there and not empty.
+    """
+    folder = folder.absolute()
+    if folder.exists() and any(folder.iterdir()):
+        raise RequestError(f"{folder} already exists and is not empty: choose another --out, or remove it first.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        _write_files(partial, contents)
+        manifest = _manifest_of(partial, contents)
+        (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        partial.chmod(0o755)
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return manifest
+
+
+def _write_files(folder: Path, contents: BundleContents) -> None:
+    (folder / "vocab.json").write_text(json.dumps(dict(contents.vocabulary), indent=0) + "\n", encoding="utf-8")
+    weapons = json.dumps(dict(contents.weapon_vocabulary), indent=0) + "\n"
+    (folder / "weapon_vocab.json").write_text(weapons, encoding="utf-8")
+    if contents.model_state is not None:
+        _save_tensors(contents.model_state, folder / "model.safetensors")
+    _save_tensors(contents.sae_state, folder / "sae.safetensors")
+    for name, array in contents.arrays().items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        np.save(folder / name, array, allow_pickle=False)
+
+
+def _save_tensors(state: Mapping[str, NDArray[Any]], path: Path) -> None:
+    safetensors.numpy.save_file({name: np.ascontiguousarray(value) for name, value in sorted(state.items())}, path)
+
+
+def _manifest_of(folder: Path, contents: BundleContents) -> Manifest:
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    n_features, hidden_dim = contents.sae_state["encoder.weight"].shape
+    return Manifest(
+        model=contents.model_params,
+        n_features=n_features,
+        hidden_dim=hidden_dim,
+        n_examples=0 if contents.weapon is None else len(contents.weapon),
+        n_tokens=0 if contents.tokens is None else len(contents.tokens),
+        files={name: FileEntry(size=(folder / name).stat().st_size, sha256=sha256_of(folder / name)) for name in names},
+        made_by=contents.made_by,
+        planted=contents.planted,
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose manifest and files have been checked.
+
+    Attributes:
+        path: its folder.
+        manifest: what it says of itself.
+        fingerprint: SHA-256 of the manifest (which lists the hash of every file): equal bundles, equal fingerprints.
+    """
+
+    path: Path
+    manifest: Manifest
+    fingerprint: str
+
+    @classmethod
+    def open(cls, path: Path, *, hash_files: bool | None = None, stamps: Path | None = None) -> Bundle:
+        """Read the manifest and check the files.
+
+        Args:
+            path: the bundle's folder.
+            hash_files: True hashes every file; False compares names and sizes only; None hashes unless ``stamps``
+                remembers that these files (by size and time of change) were hashed before.
+            stamps: folder in which hashed bundles are remembered; None remembers nothing.
+
+        Raises:
+            BundleError: a part is missing, truncated, changed, a link, or not of this format.
+        """
+        manifest, fingerprint = read_manifest(path)
+        bundle = cls(path, manifest, fingerprint)
+        stamp = bundle._stamp()
+        if hash_files is None:
+            hash_files = stamps is None or not _stamp_file(stamps, fingerprint, stamp).is_file()
+        bundle.check(hash_files=hash_files)
+        if hash_files and stamps is not None:
+            _remember(_stamp_file(stamps, fingerprint, stamp))
+        return bundle
+
+    def check(self, *, hash_files: bool, progress: Callable[[str], None] | None = None) -> None:
+        """Check every file of the manifest: there, no link, of the stated size and (if asked) hash."""
+        for name in REQUIRED:
+            if name not in self.manifest.files:
+                raise BundleError(f"{self.path}: the manifest lists no {name}. Rebuild or re-import the bundle.")
+        if self.manifest.model is not None and "model.safetensors" not in self.manifest.files:
+            raise BundleError(f"{self.path}: the manifest describes a model but lists no model.safetensors.")
+        for name, entry in self.manifest.files.items():
+            self._check_file(name, entry, hash_files=hash_files)
+            if progress:
+                progress(name)
+
+    def _check_file(self, name: str, entry: FileEntry, *, hash_files: bool) -> None:
+        if name not in ARRAYS and name not in TEXTS and name not in WEIGHTS:
+            known = ", ".join([*TEXTS, *WEIGHTS, *ARRAYS])
+            raise BundleError(f"{self.path}: the manifest lists {name!r}, which no bundle holds. Files known: {known}.")
+        path = self.path / name
+        remedy = "Restore it from where the bundle came from, or rebuild the bundle."
+        if path.is_symlink() or path.parent.is_symlink():
+            raise BundleError(f"{path} is a link; a bundle holds plain files only. {remedy}")
+        if not path.is_file():
+            raise BundleError(f"{path} is missing. {remedy}")
+        size = path.stat().st_size
+        if size != entry.size:
+            raise BundleError(f"{path} has {size:,} bytes where the manifest says {entry.size:,}. {remedy}")
+        if hash_files and sha256_of(path) != entry.sha256:
+            raise BundleError(f"{path} does not have the SHA-256 that the manifest states: it was changed. {remedy}")
+
+    def _stamp(self) -> str:
+        parts: list[str] = []
+        for name in sorted(self.manifest.files):
+            path = self.path / name
+            if path.is_file():
+                status = path.stat()
+                parts.append(f"{name}:{status.st_size}:{status.st_mtime_ns}")
+        return hashlib.sha256("\n".join([str(self.path), *parts]).encode()).hexdigest()
+
+    def has(self, name: str) -> bool:
+        """Whether the bundle holds that file."""
+        return name in self.manifest.files
+
+    def array(self, name: str) -> NDArray[Any]:
+        """Map an array of the bundle into memory, read-only.
+
+        Raises:
+            BundleError: when it is not the kind of array the format says.
+        """
+        path = self.path / name
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError) as error:
+            raise BundleError(f"{path} cannot be read as an array: {error}") from error
+        if array.dtype != np.dtype(ARRAYS[name]):
+            raise BundleError(f"{path} holds {array.dtype} where {ARRAYS[name]} is expected.")
+        return array
+
+    def tensors(self, name: str) -> dict[str, NDArray[Any]]:
+        """Read ``model.safetensors`` or ``sae.safetensors`` as numpy arrays."""
+        path = self.path / name
+        try:
+            return safetensors.numpy.load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise BundleError(f"{path} cannot be read: {error}") from error
+
+    def vocabulary(self) -> Vocabulary:
+        """The ability vocabulary."""
+        return Vocabulary.from_mapping(self._mapping("vocab.json"))
+
+    def weapon_vocabulary(self) -> WeaponVocabulary:
+        """The weapon vocabulary."""
+        return WeaponVocabulary.from_mapping(self._mapping("weapon_vocab.json"))
+
+    def _mapping(self, name: str) -> dict[str, int]:
+        path = self.path / name
+        try:
+            loaded: object = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise BundleError(f"{path} cannot be read: {error}") from error
+        if not isinstance(loaded, dict) or not all(isinstance(value, int) for value in loaded.values()):
+            raise BundleError(f"{path} must be one object {{token: id}}.")
+        return {str(token): int(index) for token, index in loaded.items()}
+
+
+def read_manifest(path: Path) -> tuple[Manifest, str]:
+    """Read ``bundle.json``; return it with its fingerprint.
+
+    Raises:
+        BundleError: no such folder or file, or a manifest of another form.
+    """
+    file = path / MANIFEST
+    if not file.is_file():
+        raise BundleError(f"{path} is no bundle: it has no {MANIFEST}. Make one with `mechinterp-runner build`.")
+    text = file.read_bytes()
+    try:
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{file}: {where}: {first['msg']}. Rebuild or re-import the bundle.") from error
+    return manifest, hashlib.sha256(text).hexdigest()
+
+
+def _stamp_file(stamps: Path, fingerprint: str, stamp: str) -> Path:
+    return stamps / f"{fingerprint[:16]}-{stamp[:16]}"
+
+
+def _remember(file: Path) -> None:
+    """Note that these files were hashed; a folder that cannot be written only means hashing again."""
+    if os.access(file.parent if file.parent.exists() else file.parent.parent, os.W_OK):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()

@@ -1,0 +1,284 @@
+"""The persistent context: a bundle opened for experiments, and the questions it answers."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..schemas.errors import BundleError, RequestError
+from ..schemas.job import Job
+from ..schemas.spec import DatasetSlice
+from .bundle import Bundle
+from .device import Compute
+from .directions import RandomDirections
+from .examples import Examples, Rows, open_examples
+from .oracle import NetworkOracle, Oracle
+from .population import Population, select
+from .sae import SparseAutoencoder
+from .token_sets import TokenSets
+
+Floats = NDArray[np.floating[Any]]
+T = TypeVar("T")
+EFFECTIVE_MAX_QUANTILE = 0.995
+MIN_EFFECT_SHARE = 0.05
+_COLUMNS_KEPT = 64
+_DERIVED_KEPT = 64
+_REFERENCE_ROWS = 20_000
+_BLOCK = 50_000
+DEFAULT_CACHE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Readout:
+    """A feature read off pooled vectors: ``pre`` is h [n], ``activation`` is clamp(relu(h), 0, 6) [n]."""
+
+    pre: Floats
+    activation: Floats
+
+
+class Context:
+    """A bundle with its network, SAE and examples, opened once and asked many times.
+
+    Args:
+        name: name of the bundle.
+        bundle: the checked bundle.
+        compute: device, precision and threads of the network.
+        cache_bytes: memory that pooled vectors of constructed sets may take.
+        oracle: answers interventions instead of the bundle's network (for test worlds).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        bundle: Bundle,
+        *,
+        compute: Compute | None = None,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        oracle: Oracle | None = None,
+    ) -> None:
+        self.name, self.bundle, self.compute = name, bundle, compute or Compute()
+        self.vocabulary = bundle.vocabulary()
+        self.weapons = bundle.weapon_vocabulary()
+        self.examples = open_examples(bundle, self.vocabulary, len(self.weapons))
+        self.sae = (
+            SparseAutoencoder.from_state(bundle.tensors("sae.safetensors")) if bundle.has("sae.safetensors") else None
+        )
+        self._oracle = oracle or self._network(cache_bytes)
+        self._columns: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
+        self._derived: OrderedDict[object, Any] = OrderedDict()
+        self._lock = threading.RLock()
+        params = bundle.manifest.model
+        if params is not None and (params.vocab_size, params.weapon_vocab_size) != (
+            len(self.vocabulary),
+            len(self.weapons),
+        ):
+            raise BundleError(
+                f"{bundle.path}: the model has {params.vocab_size} ability and {params.weapon_vocab_size} weapon "
+                f"tokens, the vocabularies {len(self.vocabulary)} and {len(self.weapons)}."
+            )
+
+    def _network(self, cache_bytes: int) -> Oracle | None:
+        params = self.bundle.manifest.model
+        if params is None:
+            return None
+        return NetworkOracle(self.bundle, params, self.vocabulary, self.compute, cache_bytes)
+
+    # -- what it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def n_features(self) -> int:
+        """Number of SAE features."""
+        return self.bundle.manifest.n_features
+
+    @property
+    def has_model(self) -> bool:
+        """Whether interventions can be answered."""
+        return self._oracle is not None and self.sae is not None
+
+    @property
+    def dtype(self) -> str:
+        """Precision of the network."""
+        return self.compute.dtype
+
+    @cached_property
+    def device(self) -> str:
+        """Device the network runs on; "cpu" where there is no network."""
+        return self.compute.resolved_device() if self.bundle.manifest.model is not None else "cpu"
+
+    @property
+    def threads(self) -> int | None:
+        """Threads asked for; None leaves the choice to torch."""
+        return self.compute.threads
+
+    def check_feature(self, feature: int) -> int:
+        """Return the feature's index, or raise RequestError when the SAE has no such feature."""
+        if not 0 <= feature < self.n_features:
+            raise RequestError(
+                f"feature_id {feature} is out of range: bundle {self.name!r} has features 0 to {self.n_features - 1}. "
+                f"Nothing was run."
+            )
+        return feature
+
+    @property
+    def data(self) -> Examples:
+        """The examples; raises RequestError when the bundle holds none."""
+        if self.examples is None or not len(self.examples):
+            raise RequestError(
+                f"bundle {self.name!r} holds no examples, and this experiment reads them. Nothing was run."
+            )
+        return self.examples
+
+    # -- what the data say ------------------------------------------------------------------------------------------
+
+    def activations(self, feature: int) -> NDArray[np.float32]:
+        """Activation of the feature on every example, float32 [n_examples].
+
+        Read from the stored sparse column where there is one, else one matrix-vector product over pooled vectors.
+        """
+        self.check_feature(feature)
+        with self._lock:
+            if feature in self._columns:
+                self._columns.move_to_end(feature)
+                return self._columns[feature]
+        column = self._read_column(feature)
+        column.setflags(write=False)
+        with self._lock:
+            self._columns[feature] = column
+            while len(self._columns) > _COLUMNS_KEPT:
+                self._columns.popitem(last=False)
+        return column
+
+    def _read_column(self, feature: int) -> NDArray[np.float32]:
+        if self.bundle.has("activations/indptr.npy"):
+            column = np.zeros(len(self.data), dtype=np.float32)
+            start, stop = self.bundle.array("activations/indptr.npy")[feature : feature + 2]
+            column[self.bundle.array("activations/rows.npy")[start:stop]] = self.bundle.array("activations/values.npy")[
+                start:stop
+            ]
+            return column
+        sae = self._sae()
+        pooled = self._pooled_of_examples()
+        bias = sae.encoder_bias[feature] - sae.decoder_bias @ sae.encoder_weight[feature]
+        return np.clip(pooled @ sae.encoder_weight[feature] + bias, 0.0, 6.0).astype(np.float32, copy=False)
+
+    def _sae(self) -> SparseAutoencoder:
+        if self.sae is None:
+            raise RequestError(f"bundle {self.name!r} has no SAE weights. Nothing was run.")
+        return self.sae
+
+    def _pooled_of_examples(self) -> Floats:
+        """Pooled vectors of all examples [n, d]: stored, or computed once and kept."""
+        if self.bundle.has("pooled.npy"):
+            return self.derived("pooled", lambda: self.bundle.array("pooled.npy"))
+        return self.derived("pooled", self._compute_pooled)
+
+    def _compute_pooled(self) -> Floats:
+        examples, oracle = self.data, self.oracle
+        blocks = range(0, len(examples), _BLOCK)
+        return np.concatenate(
+            [oracle.pooled(examples.sets(np.arange(at, min(at + _BLOCK, len(examples))))) for at in blocks]
+        )
+
+    def population(self, part: DatasetSlice, feature: int) -> Population:
+        """The examples a slice leaves for a feature; see `population.select`."""
+        return select(part, self.data, self.activations(feature), self.vocabulary, self.weapons)
+
+    def sets(self, rows: Rows) -> TokenSets:
+        """Token sets of some examples."""
+        return self.data.sets(rows)
+
+    def effective_max(self, feature: int) -> float | None:
+        """99.5th percentile of the feature's active activations over all examples; None for a dead feature."""
+        column = self.activations(feature)
+        active = column[column > 0]
+        return float(np.quantile(active, EFFECTIVE_MAX_QUANTILE)) if len(active) else None
+
+    def min_effect(self, feature: int) -> float | None:
+        """Smallest effect of interest: 5 % of the effective max; None for a dead feature."""
+        top = self.effective_max(feature)
+        return None if top is None else MIN_EFFECT_SHARE * top
+
+    def active_rate(self, feature: int) -> float:
+        """Share of all examples on which the feature is active."""
+        return float(np.mean(self.activations(feature) > 0))
+
+    # -- what the network answers -----------------------------------------------------------------------------------
+
+    @property
+    def oracle(self) -> Oracle:
+        """The intervention oracle; raises RequestError where there is none."""
+        if self._oracle is None or self.sae is None:
+            raise RequestError(
+                f"an intervention needs the model, and bundle {self.name!r} has none (activations only). Use a bundle "
+                f"with a model, or method 'observational' where the type has it. Nothing was run."
+            )
+        return self._oracle
+
+    def evaluate(self, sets: TokenSets, feature: int, job: Job | None = None) -> Readout:
+        """Run the network on constructed sets and read one feature; no pass is made twice."""
+        return self.read(self.oracle.pooled(sets, job), feature)
+
+    def read(self, pooled: Floats, feature: int) -> Readout:
+        """Read a feature off pooled vectors [n, d]."""
+        pre = self._sae().pre_activation(pooled, self.check_feature(feature))
+        return Readout(pre, np.clip(pre, 0.0, 6.0))
+
+    def random_directions(self) -> RandomDirections | None:
+        """Random directions with the covariance of the examples' pooled vectors; None where those are unknown."""
+        if self.examples is None or not (self.bundle.has("pooled.npy") or self.has_model):
+            return None
+        return self.derived("directions", self._make_directions)
+
+    def _make_directions(self) -> RandomDirections:
+        pooled = self._pooled_of_examples()
+        n = len(pooled)
+        rows = np.arange(n)
+        if n > _REFERENCE_ROWS:
+            rows = np.sort(np.random.default_rng(0).choice(n, _REFERENCE_ROWS, replace=False))
+        return RandomDirections.from_reference(np.asarray(pooled[rows]))
+
+    def derived(self, key: object, make: Callable[[], T]) -> T:
+        """Return what ``make`` gives, remembered under ``key``: matrices that depend on the bundle alone."""
+        with self._lock:
+            if key not in self._derived:
+                self._derived[key] = make()
+                while len(self._derived) > _DERIVED_KEPT:
+                    self._derived.popitem(last=False)
+            self._derived.move_to_end(key)
+            return self._derived[key]
+
+    def seconds_per_pass(self) -> float | None:
+        """Measured seconds a forward pass takes; None before the first, or without a model."""
+        return self._oracle.seconds_per_pass() if self._oracle is not None else None
+
+    def describe(self) -> dict[str, Any]:
+        """What the bundle is: sizes, vocabulary, rungs, device, cache, planted rules."""
+        manifest, vocabulary = self.bundle.manifest, self.vocabulary
+        cache = self._oracle.cache if isinstance(self._oracle, NetworkOracle) else None
+        return {
+            "name": self.name,
+            "fingerprint": self.bundle.fingerprint,
+            "n_features": self.n_features,
+            "n_examples": manifest.n_examples,
+            "builds_known": bool(self.examples is not None and self.examples.build_id is not None),
+            "has_model": self.has_model,
+            "model": manifest.model.model_dump() if manifest.model else None,
+            "n_ability_tokens": len(vocabulary),
+            "n_weapons": len(self.weapons),
+            "weapons_outside_the_table": [kit.name for kit in self.weapons.facts if not kit.known],
+            "stackable_families": {family: list(vocabulary.rungs(family)) for family in vocabulary.stackable},
+            "main_only_abilities": {family: vocabulary.slot(family) for family in vocabulary.main_only},
+            "device": self.device,
+            "dtype": self.dtype,
+            "cached_pooled_vectors": len(cache) if cache else 0,
+            "seconds_per_forward_pass": self.seconds_per_pass(),
+            "planted": [rule.model_dump(mode="json", exclude={"fidelity", "terms"}) for rule in manifest.planted],
+            "made_by": manifest.made_by,
+        }

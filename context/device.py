@@ -1,0 +1,70 @@
+"""Where the network runs: device, precision, threads."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ..schemas.errors import RequestError
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["float32", "float64", "bfloat16"]
+PRECISIONS = ("float32", "float64", "bfloat16")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """What was asked for; ``auto`` takes cuda, then mps, then the CPU."""
+
+    device: str = "auto"
+    dtype: str = "float32"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.device.split(":")[0] not in DEVICES:
+            raise RequestError(f"device {self.device!r} is not known: one of {', '.join(DEVICES)} (or cuda:N).")
+        if self.dtype not in PRECISIONS:
+            raise RequestError(f"dtype {self.dtype!r} is not known: one of {', '.join(PRECISIONS)}.")
+        if self.threads is not None and self.threads < 1:
+            raise RequestError(f"threads must be at least 1; got {self.threads}.")
+
+    def resolved_device(self) -> str:
+        """The device that will be used; imports torch only where a choice has to be made.
+
+        Raises:
+            RequestError: the device asked for is not there.
+        """
+        if self.device == "cpu":
+            return "cpu"
+        import torch  # noqa: PLC0415 - one second that observational runs need not pay
+
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        if self.device == "auto":
+            return next(name for name, available in there.items() if available)
+        if not there[self.device.split(":")[0]]:
+            available = ", ".join(name for name, found in there.items() if found)
+            raise RequestError(f"device {self.device!r} is not available here: {available} is. Choose that, or auto.")
+        return self.device
+
+    def torch_dtype(self) -> torch.dtype:
+        """The precision as torch names it."""
+        import torch  # noqa: PLC0415
+
+        return {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}[self.dtype]
+
+    def apply_threads(self) -> int:
+        """Set the number of threads torch may use, and return it."""
+        import torch  # noqa: PLC0415
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        return torch.get_num_threads()
+
+
+def cpu_count() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

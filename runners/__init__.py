@@ -1,0 +1,1 @@
+"""What an experiment does: one file a type, over shared statistics (``stats``) and interventions (``design``)."""

@@ -1,0 +1,167 @@
+"""The observational curve of a family: examples grouped by the level at which they hold it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ...context.context import Context
+from ...context.population import Population
+from ...schemas.job import Job
+from ...schemas.result import Row, Status, Table
+from ..stats.groups import MIN_CLUSTERS, MIN_N, GroupMeans, group_means
+from ..stats.regression import ClusteredFit, within_groups
+from ..stats.tails import benjamini_hochberg, sidak_level
+
+Floats = NDArray[np.floating[Any]]
+
+
+class RungStat(Row):
+    """Examples that hold the family at one level (their highest rung); level 0 is the baseline."""
+
+    rung: int = Field(description="Level in AP; 0 is absent.")
+    label: str = Field(description="The level in words.")
+    n: int = Field(description="Examples.")
+    n_active: int = Field(description="Examples on which the feature is active.")
+    n_clusters: int = Field(description="Builds, or distinct examples where builds are unknown, behind them.")
+    mean_activation: float | None = Field(description="Mean activation over n.")
+    std: float | None = Field(description="Standard deviation.")
+    std_error: float | None = Field(description="Cluster-robust standard error of the mean.")
+    mean_when_active: float | None = Field(description="Mean over the active.")
+    sparse: bool = Field(description="Fewer than 20 examples: not to be read as suppression.")
+    delta_from_baseline: float | None = Field(description="Mean minus the mean at level 0, over all weapons.")
+    delta_low: float | None = Field(description="Lower end of its 95 % interval.")
+    delta_high: float | None = Field(description="Upper end of its 95 % interval.")
+    within_weapon_delta: float | None = Field(description="The same with the weapon held fixed (fixed effects).")
+    within_low: float | None = Field(description="Lower end of its 95 % interval.")
+    within_high: float | None = Field(description="Upper end of its 95 % interval.")
+    q_value: float | None = Field(description="Benjamini-Hochberg q of the within-weapon effect.")
+    status: Status | None = Field(description="Verdict on the within-weapon effect; null at level 0 or when unknown.")
+    reason: str | None = Field(description="Why a number is null.")
+
+
+@dataclass(frozen=True)
+class ObservedCurve:
+    """Activation by level of one family.
+
+    Attributes:
+        levels: AP, 0 first.
+        means: statistics of each level.
+        raw: effects of the levels 1.. against level 0 over all weapons; NaN where unknown.
+        within: the same with the weapon held fixed.
+        status: verdicts on ``within``; None where unknown.
+    """
+
+    levels: tuple[int, ...]
+    means: GroupMeans
+    raw: ClusteredFit | None
+    within: ClusteredFit | None
+    status: tuple[Status | None, ...]
+
+    def index(self, level: int) -> int:
+        """Position of a level among the effects."""
+        return self.levels.index(level) - 1
+
+    def usable(self, level: int) -> bool:
+        """Whether the level has the 20 examples in 10 clusters that an interval needs."""
+        at = self.levels.index(level)
+        return bool(self.means.n[at] >= MIN_N and self.means.n_clusters[at] >= MIN_CLUSTERS)
+
+
+def observed_curve(ctx: Context, population: Population, family: str, min_effect: float, job: Job) -> ObservedCurve:
+    """Group the population by its level of a family.
+
+    The within-weapon contrast is OLS on level dummies with weapon fixed effects, errors robust to clusters.
+    """
+    examples = ctx.data
+    levels = (0, *ctx.vocabulary.rungs(family))
+    column = np.asarray(examples.levels[population.rows, ctx.vocabulary.family_index[family]])
+    group = np.searchsorted(np.asarray(levels), column)
+    clusters = examples.clusters[population.rows]
+    if examples.build_id is None:
+        job.warn("builds are unknown: errors are clustered by distinct (weapon, set), which may be too narrow")
+    means = group_means(population.activation, group, len(levels), clusters)
+    fits: list[ClusteredFit | None] = [None, None]
+    if means.n[0] > 0 and len(np.unique(clusters)) >= MIN_CLUSTERS and (means.n[1:] > 0).any():
+        dummies = (group[:, None] == np.arange(1, len(levels))).astype(np.float64)
+        weapon = np.asarray(examples.weapon[population.rows])
+        fits = [
+            within_groups(population.activation, dummies, np.zeros(len(group), dtype=np.int64), clusters),
+            within_groups(population.activation, dummies, weapon, clusters),
+        ]
+    return ObservedCurve(levels, means, fits[0], fits[1], _observed_status(fits[1], means, min_effect))
+
+
+def _observed_status(fit: ClusteredFit | None, means: GroupMeans, min_effect: float) -> tuple[Status | None, ...]:
+    """Verdicts from Sidak intervals; sparse cells and cells of fewer than 10 clusters get none."""
+    if fit is None:
+        return (None,) * (len(means.n) - 1)
+    usable = (means.n[1:] >= MIN_N) & (means.n_clusters[1:] >= MIN_CLUSTERS)
+    low, high = fit.interval(sidak_level(0.95, int(usable.sum())))
+    return tuple(
+        interval_status(float(low[i]), float(high[i]), min_effect) if usable[i] else None for i in range(len(usable))
+    )
+
+
+def interval_status(low: float, high: float, min_effect: float) -> Status | None:
+    """Verdict on an effect from its simultaneous interval; None when the interval is unknown."""
+    if np.isnan(low) or np.isnan(high):
+        return None
+    if low > min_effect or high < -min_effect:
+        return "present"
+    return "negligible" if low >= -min_effect and high <= min_effect else "unclear"
+
+
+def rung_stats(curve: ObservedCurve, family: str, *, main_only: bool) -> Table:
+    """The observational curve as the table ``rung_stats``."""
+    means = curve.means
+    padded = _padded_effects(curve)
+    labels = ["absent" if level == 0 else ("present" if main_only else f"{family}_{level}") for level in curve.levels]
+    reasons = [_reason(means, i, padded["within_low"][i]) for i in range(len(labels))]
+    columns = {
+        "rung": list(curve.levels),
+        "label": labels,
+        "n": means.n,
+        "n_active": means.n_active,
+        "n_clusters": means.n_clusters,
+        "mean_activation": means.mean,
+        "std": means.std,
+        "std_error": means.std_error,
+        "mean_when_active": means.mean_when_active,
+        "sparse": means.sparse,
+        **padded,
+        "status": [None, *curve.status],
+        "reason": reasons,
+    }
+    return Table.from_columns("rung_stats", RungStat, columns)
+
+
+def _padded_effects(curve: ObservedCurve) -> dict[str, Floats]:
+    """Effects with a leading row for level 0, and NaN where a level has too few clusters."""
+    k = len(curve.levels) - 1
+    names = ("delta_from_baseline", "delta_low", "delta_high", "within_weapon_delta", "within_low", "within_high")
+    columns = {name: np.full(k + 1, np.nan) for name in (*names, "q_value")}
+    if curve.raw is None or curve.within is None:
+        return columns
+    enough = curve.means.n_clusters[1:] >= MIN_CLUSTERS
+    empty = curve.means.n[1:] == 0
+    series = [curve.raw.coefficient, *curve.raw.interval(), curve.within.coefficient, *curve.within.interval()]
+    for name, values in zip(names, series, strict=True):
+        kept = ~empty if name in {"delta_from_baseline", "within_weapon_delta"} else enough & ~empty
+        columns[name][1:] = np.where(kept, values, np.nan)
+    columns["q_value"][1:] = benjamini_hochberg(np.where(enough & ~empty, curve.within.p_value(), np.nan))
+    return columns
+
+
+def _reason(means: GroupMeans, index: int, within_low: float) -> str | None:
+    if means.n[index] == 0:
+        return "no example at this level"
+    if means.n_clusters[index] < MIN_CLUSTERS:
+        return f"fewer than {MIN_CLUSTERS} clusters: no standard error"
+    if index > 0 and np.isnan(within_low):
+        return "no weapon has this level and another one"
+    return None

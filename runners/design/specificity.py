@@ -1,0 +1,75 @@
+"""Specificity: does the feature respond more than random directions read off the same pooled vectors?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...context.context import Context
+from ...schemas.result import Status
+from ..stats.paired import RATE_OF_INTEREST
+
+Floats = NDArray[np.floating[Any]]
+SPECIFIC = 0.05
+
+
+@dataclass(frozen=True)
+class NullEffects:
+    """What random directions do under the same conditions.
+
+    Attributes:
+        largest_mean: [r], each direction's largest |mean effect| over the conditions.
+        largest_responders: [r], its largest |mean effect on responders| over conditions with at least 1 % responders.
+    """
+
+    largest_mean: Floats
+    largest_responders: Floats
+
+    def p_value(self, status: Status, mean: float, mean_responders: float) -> float:
+        """(1 + number of directions at least as large) / (1 + directions).
+
+        A ``conditional`` effect is compared by what it does where it acts, any other by its mean.
+        """
+        conditional = status == "conditional"
+        null = self.largest_responders if conditional else self.largest_mean
+        observed = abs(mean_responders if conditional else mean)
+        return float((1 + int((null >= observed).sum())) / (1 + len(null)))
+
+
+def null_effects(
+    ctx: Context, feature: int, pooled: Floats, min_effect: float, *, against_mean: bool = False
+) -> NullEffects | None:
+    """Effects of 200 random directions, scaled and biased to be as often active and as high as the feature.
+
+    Their effective max is the feature's, so effects compare as shares of it.
+
+    Args:
+        ctx: the context.
+        feature: the feature they must look like.
+        pooled: [k + 1, m, d], base first.
+        min_effect: smallest effect of interest, which makes a responder.
+        against_mean: compare each condition with the mean over the k conditions instead of with the base.
+
+    Returns:
+        None where the examples' pooled vectors are unknown or the feature is dead.
+    """
+    directions, top = ctx.random_directions(), ctx.effective_max(feature)
+    if directions is None or top is None:
+        return None
+    matched = directions.matched(ctx.active_rate(feature), top)
+    base = matched.activation(pooled[0])
+    if against_mean:
+        base = np.sum([matched.activation(vectors) for vectors in pooled[1:]], axis=0) / (len(pooled) - 1)
+    largest_mean, largest_responders = np.zeros(base.shape[1]), np.zeros(base.shape[1])
+    for vectors in pooled[1:]:
+        d = matched.activation(vectors) - base
+        responds = np.abs(d) > min_effect
+        count = responds.sum(axis=0)
+        np.maximum(largest_mean, np.abs(d.mean(axis=0)), out=largest_mean)
+        on_responders = np.abs((d * responds).sum(axis=0)) / np.maximum(count, 1)
+        on_responders[count < RATE_OF_INTEREST * len(d)] = 0.0
+        np.maximum(largest_responders, on_responders, out=largest_responders)
+    return NullEffects(largest_mean, largest_responders)

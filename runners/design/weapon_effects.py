@@ -1,0 +1,72 @@
+"""Effects of swapping the weapon in the same builds, as a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ...context.context import Context
+from ...schemas.result import ConstraintViolation, Table
+from .effect_rows import EffectRow, EffectTable
+
+Floats = NDArray[np.floating[Any]]
+GATING = "no_weapon_gating_if_relu_floor"
+
+
+class WeaponEffect(EffectRow):
+    """The same builds with the weapon swapped, against each build's mean over the weapons."""
+
+    weapon_id: int = Field(description="The game's kit id.")
+    weapon_name: str = Field(description="Name of the kit; its token where the table has none.")
+    weapon_class: str = Field(description="Weapon class, or unknown.")
+    sub: str | None = Field(description="Sub weapon.")
+    special: str | None = Field(description="Special weapon.")
+    observational_delta: float | None = Field(description="The weapon's delta_from_global in the data, to compare.")
+
+
+def floor_bound(pre: Floats, names: list[str], *, listed: bool) -> tuple[ConstraintViolation | None, set[int]]:
+    """Weapons under which every context, base included, has h <= 0.
+
+    Args:
+        pre: [k + 1, m] pre-activations, base first.
+        names: names of the k weapons.
+        listed: whether the spec lists the constraint, so that such rows are dropped and not only counted.
+
+    Returns:
+        The violation (None without any), and the weapons to drop.
+    """
+    silent = [i for i in range(len(names)) if (pre[i + 1] <= 0).all() and (pre[0] <= 0).all()]
+    if not silent:
+        return None, set()
+    example = f"{names[silent[0]]}: h <= 0 in every context, base included ({len(silent)} weapons)"
+    violation = ConstraintViolation(id=GATING, hard=listed, contexts=pre.shape[1], example=example)
+    return violation, set(silent) if listed else set()
+
+
+def weapon_effects(ctx: Context, effects: EffectTable, weapons: list[int], shown: list[int], observed: Floats) -> Table:
+    """The table ``weapon_effects``.
+
+    Args:
+        ctx: the context.
+        effects: effects of the k weapons.
+        weapons: their token ids.
+        shown: which of them to show, in order.
+        observed: delta_from_global of every weapon of the vocabulary in the data.
+    """
+    kits = [ctx.weapons.facts[weapon] for weapon in weapons]
+    columns: dict[str, Any] = dict(effects.columns) | {
+        "weapon_id": [kit.weapon_id for kit in kits],
+        "weapon_name": [kit.name for kit in kits],
+        "weapon_class": [kit.weapon_class for kit in kits],
+        "sub": [kit.sub for kit in kits],
+        "special": [kit.special for kit in kits],
+        "observational_delta": observed[weapons],
+    }
+    rows = {name: [values[i] for i in shown] for name, values in columns.items()}
+    notes = [f"effects against each context's mean over {len(weapons)} weapons"]
+    if len(shown) < len(weapons):
+        notes.append(f"{len(shown)} of {len(weapons)} weapons: the largest effects")
+    return Table.from_columns("weapon_effects", WeaponEffect, rows, notes)

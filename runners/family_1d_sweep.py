@@ -1,0 +1,362 @@
+"""Family sweep: how does activation change as one ability is written into the same builds at rising AP?"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ..context.context import Context
+from ..context.token_sets import TokenSets
+from ..schemas.catalogue import Plan, experiment
+from ..schemas.facts import MAX_AP
+from ..schemas.job import Job
+from ..schemas.result import Aggregates, Finding, Findings, Followup, Row, Table
+from ..schemas.spec import ExperimentSpec, Variables
+from ..schemas.vocabulary import Encoding
+from .design.confounding import ConfoundingRow, confounding, largest_gap
+from .design.effect_report import (
+    conditional_text,
+    effect_finding,
+    effect_text,
+    leading,
+    nothing_text,
+    summarise,
+)
+from .design.effect_rows import EffectRow, EffectTable, effect_table
+from .design.interventions import Contexts, Design, admissible, draw, parse_stable
+from .design.observed import ObservedCurve, RungStat, observed_curve, rung_stats
+from .design.report import (
+    CORRELATIONAL,
+    dead_findings,
+    diagnostics,
+    followup,
+    interval,
+    intervention_diagnostics,
+    number,
+    smallest_effect,
+    with_short,
+)
+from .design.specificity import null_effects
+from .stats.curve import Curve, Trend, describe_curve, trend, winner_confirmed
+from .stats.tails import sidak_level
+
+Floats = NDArray[np.floating[Any]]
+CONFIRM_STREAM = 4
+
+
+class FamilySweepVariables(Variables):
+    """What a family sweep varies."""
+
+    family: str = Field(description="Stackable family or main-only ability to sweep, such as special_charge_up.")
+    rungs: tuple[Annotated[int, Field(ge=0, le=MAX_AP)], ...] | None = Field(
+        default=None, description="AP levels to write (0 is absent); default: every rung of the vocabulary."
+    )
+    include_absent: bool = Field(default=True, description="Give the absent level a row of its own.")
+    stable_tokens: tuple[str, ...] = Field(
+        default=(), description="Held in every condition: family_AP, main-only abilities, one weapon_id_NNNN."
+    )
+    encoding: Encoding = Field(
+        default="thermometer",
+        description="thermometer writes every rung up to the level, as the tokenizer does; single the rung alone.",
+    )
+    min_effect: float | None = Field(
+        default=None, gt=0, le=6, description="Smallest effect of interest; default 5 % of the effective max."
+    )
+    method: Literal["interventional", "observational"] = Field(
+        default="interventional", description="Run the model on constructed builds, or group the examples there are."
+    )
+
+
+class FamilySweepSpec(ExperimentSpec):
+    """Spec of a family sweep."""
+
+    type: Literal["family_1d_sweep"] = "family_1d_sweep"
+    variables: FamilySweepVariables
+
+
+class RungDelta(EffectRow):
+    """The family written at one rung, against the same builds without it."""
+
+    rung: int = Field(description="AP asked for; 0 is absent.")
+    resolved_rung: int = Field(description="The vocabulary's rung that was written.")
+    label: str = Field(description="The level in words.")
+
+
+TABLES: dict[str, type[Row]] = {"rung_deltas": RungDelta, "rung_stats": RungStat, "confounding": ConfoundingRow}
+
+
+def _levels(spec: FamilySweepSpec, ctx: Context) -> dict[int, int]:
+    """Resolved rung of each rung asked for, ascending, 0 left out."""
+    family = spec.variables.family
+    asked = spec.variables.rungs if spec.variables.rungs is not None else ctx.vocabulary.rungs(family)
+    return {rung: resolved for rung in sorted(set(asked)) if (resolved := ctx.vocabulary.resolve(family, rung)) > 0}
+
+
+def _check(spec: FamilySweepSpec, ctx: Context) -> None:
+    """Raise what can be known to be wrong before anything runs."""
+    family = ctx.vocabulary.check_family(spec.variables.family)
+    _levels(spec, ctx)
+    parse_stable(spec.variables.stable_tokens, [family], ctx)
+    if spec.variables.method == "interventional":
+        _ = ctx.oracle
+
+
+def _design(spec: FamilySweepSpec, ctx: Context) -> Design:
+    """Base: each context without the family, plus the stable tokens; conditions: base plus each rung."""
+    variables = spec.variables
+    stable = parse_stable(variables.stable_tokens, [variables.family], ctx)
+    contexts: Contexts = draw(spec, ctx)
+    natural = stable.apply(contexts.sets, ctx)
+    base = natural.without(variables.family, ctx.vocabulary)
+    resolved = sorted(set(_levels(spec, ctx).values()))
+    # Without one_rung_per_family a level is written on top of what the context holds of the family.
+    start, clear = (base, True) if "one_rung_per_family" in spec.constraints else (natural, False)
+    conditions = [_write(start, variables, level, ctx, clear=clear) for level in resolved]
+    labels = [f"{variables.family} {level}" for level in resolved]
+    return admissible(contexts, base, conditions, labels, spec=spec, ctx=ctx)
+
+
+def _write(sets: TokenSets, variables: FamilySweepVariables, level: int, ctx: Context, *, clear: bool) -> TokenSets:
+    return sets.with_level(variables.family, level, ctx.vocabulary, encoding=variables.encoding, clear=clear)
+
+
+def plan(spec: FamilySweepSpec, ctx: Context) -> Plan:
+    """What the sweep would run."""
+    _check(spec, ctx)
+    population = ctx.population(spec.dataset_slice, spec.feature_id)
+    if spec.variables.method == "observational" or population.dead:
+        return Plan(contexts=len(population), conditions="the examples grouped by level", notes=population.warnings)
+    levels = sorted(set(_levels(spec, ctx).values()))
+    return _design(spec, ctx).plan(ctx, f"absent and {len(levels)} rungs of {spec.variables.family}")
+
+
+@experiment(
+    "family_1d_sweep",
+    spec=FamilySweepSpec,
+    plan=plan,
+    cli="family-sweep",
+    summary="How activation changes as one ability is written into the same builds at rising AP.",
+    tables=TABLES,
+    methods=("interventional", "observational"),
+    cost="data or model",
+)
+def run(spec: FamilySweepSpec, ctx: Context, job: Job) -> Findings:
+    """Sweep one family; the estimators are in docs/methods under "Interventional effects" and "family_1d_sweep"."""
+    _check(spec, ctx)
+    population = ctx.population(spec.dataset_slice, spec.feature_id)
+    method = spec.variables.method
+    if population.dead:
+        tables = [Table(name=name, columns=list(row.model_fields), rows=[]) for name, row in TABLES.items()]
+        return dead_findings(spec, ctx, population, job, method=method, tables=tables)
+    for rung, resolved in _levels(spec, ctx).items():
+        if rung != resolved:
+            job.warn(f"rung {rung} is no rung of the vocabulary: {resolved} was used, as the tokenizer does")
+    min_effect = smallest_effect(spec, ctx, spec.variables.min_effect) or 0.0
+    curve = observed_curve(ctx, population, spec.variables.family, min_effect, job)
+    main_only = ctx.vocabulary.is_main_only(spec.variables.family)
+    job.partial(rung_stats(curve, spec.variables.family, main_only=main_only))
+    if method == "observational":
+        return _observational(spec, ctx, job, curve=curve, min_effect=min_effect)
+    return _interventional(spec, ctx, job, curve=curve, min_effect=min_effect)
+
+
+def _interventional(
+    spec: FamilySweepSpec, ctx: Context, job: Job, *, curve: ObservedCurve, min_effect: float
+) -> Findings:
+    design = _design(spec, ctx)
+    seed = spec.dataset_slice.random_seed
+    pooled = design.pooled(ctx, job)
+    readout = ctx.read(pooled, spec.feature_id)
+    population = design.contexts.population
+    table = effect_table(
+        readout.activation,
+        readout.pre,
+        population=population.size,
+        min_effect=min_effect,
+        null=null_effects(ctx, spec.feature_id, pooled, min_effect),
+        seed=seed,
+    )
+    levels = sorted(set(_levels(spec, ctx).values()))[: len(design.kept)]
+    job.partial(_rung_deltas(spec, ctx, table, levels, readout.activation[0]))
+    gaps = job.partial(confounding(curve, table, levels))
+    acting, top = table.acting(), leading(table)[0]
+    shape = Curve("none")
+    if acting:
+        shape = describe_curve([0, *levels], readout.activation.T, table.weights, min_effect)
+    custom: dict[str, Any] = {
+        "method": "interventional",
+        "family": spec.variables.family,
+        **_shape_numbers(shape, table, levels, acting),
+        **_trend_numbers(trend([0, *levels], readout.activation.T, population.size)),
+        "winner_confirmed": winner_confirmed(table.differences, np.random.default_rng([seed, CONFIRM_STREAM])),
+        **largest_gap(gaps),
+    }
+    plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job)
+    return Findings(
+        headline=_headline(spec, table, levels, shape, min_effect=min_effect, population=population.description),
+        findings=[
+            effect_finding(
+                table,
+                top,
+                subject=f"{spec.variables.family} at {levels[top]} AP",
+                feature=spec.feature_id,
+                population=population.description,
+                table_name="rung_deltas",
+            )
+        ],
+        aggregates=summarise(table.effects.mean, table.effects.n, custom),
+        tables=list(job.tables.values()),
+        diagnostics=intervention_diagnostics(design, readout.pre[0], plain, job),
+        followups=_followups(spec, ctx, table, levels, acting),
+    )
+
+
+def _rung_deltas(spec: FamilySweepSpec, ctx: Context, table: EffectTable, levels: list[int], base: Floats) -> Table:
+    main_only = ctx.vocabulary.is_main_only(spec.variables.family)
+    asked = {rung: resolved for rung, resolved in _levels(spec, ctx).items() if resolved in levels}
+    where = [levels.index(resolved) for resolved in asked.values()]
+    columns: dict[str, Any] = {name: [values[i] for i in where] for name, values in table.columns.items()}
+    names = ["present" if main_only else f"{spec.variables.family}_{resolved}" for resolved in asked.values()]
+    columns |= {"rung": list(asked), "resolved_rung": list(asked.values()), "label": names}
+    result = Table.from_columns("rung_deltas", RungDelta, columns)
+    if spec.variables.include_absent:
+        absent = dict.fromkeys(RungDelta.model_fields) | {
+            "mean_delta": 0.0,
+            "n": len(base),
+            "status": "negligible",
+            "mean_activation": float(base.mean(dtype=np.float64)),
+            "active_rate": float((base > 0).mean()),
+            "rung": 0,
+            "resolved_rung": 0,
+            "label": "absent",
+        }
+        result.rows.insert(0, RungDelta.model_validate(absent).model_dump())
+        result.notes.append("rung 0 is the base of every effect: its delta is 0 by definition")
+    return result
+
+
+def _shape_numbers(shape: Curve, table: EffectTable, levels: list[int], acting: list[int]) -> dict[str, Any]:
+    present = [levels[i] for i, status in enumerate(table.status) if status == "present"]
+    top = int(np.argmax(np.abs(table.effects.mean)))
+    return {
+        "shape": shape.shape,
+        "threshold_rung": shape.threshold,
+        "threshold_support": shape.threshold_support,
+        "onset_rung": present[0] if present and acting else None,
+        "half_max_rung": shape.half_max,
+        "saturation_rung": shape.saturation,
+        "max_rung": levels[top],
+        "max_rung_delta": float(table.effects.mean[top]),
+        "max_rung_delta_low": float(table.effects.sim_low[top]),
+        "max_rung_delta_high": float(table.effects.sim_high[top]),
+        "specificity_p": float(table.specificity[leading(table)[0]]),
+        "verdict": table.status[leading(table)[0]] if acting else "nothing_specific",
+    }
+
+
+def _trend_numbers(slope: Trend) -> dict[str, Any]:
+    reason = None if slope.slope is not None else "fewer than 30 contexts change at all"
+    return {
+        "trend": slope.slope,
+        "trend_low": slope.ci_low,
+        "trend_high": slope.ci_high,
+        "trend_p": slope.p_value,
+        "trend_reason": reason,
+    }
+
+
+def _headline(
+    spec: FamilySweepSpec, table: EffectTable, levels: list[int], shape: Curve, *, min_effect: float, population: str
+) -> str:
+    index, name = leading(table)[0], with_short(spec.variables.family)
+    scope = f"{table.effects.n} contexts of {population}; interventional."
+    if not table.acting():
+        return f"{nothing_text(table, name, spec.feature_id, min_effect)}; {scope}"
+    where = "when present" if len(levels) == 1 else f"at {levels[index]} AP"
+    if table.status[index] == "conditional":
+        return f"{name} acts on feature {spec.feature_id} {where} {conditional_text(table, index)}; {scope}"
+    kind = shape.shape.replace("_", "-")
+    curve = f", a step at {shape.threshold} AP" if shape.shape == "step" else f", {kind}"
+    curve = "" if len(levels) == 1 else curve
+    return f"{name} drives feature {spec.feature_id}: {effect_text(table, index)} {where}{curve}; {scope}"
+
+
+def _followups(
+    spec: FamilySweepSpec, ctx: Context, table: EffectTable, levels: list[int], acting: list[int]
+) -> list[Followup]:
+    if not acting:
+        return []
+    index = leading(table)[0]
+    family, level = spec.variables.family, levels[index]
+    if table.status[index] == "conditional":
+        reason = f"{family} acts in some contexts only: find what it acts together with"
+        unit = family if ctx.vocabulary.is_main_only(family) else f"{family}_{level}"
+        variables = {"n_candidates": 12, "rung": level} if unit != family else {"n_candidates": 12}
+        return [followup(spec, "pairwise_interactions", variables, reason)]
+    reason = f"{family} drives the feature: is it enough by itself?"
+    return [
+        followup(spec, "minimal_cores", {}, reason),
+        followup(spec, "weapon_sweep", {"method": "interventional"}, "does the weapon matter besides the ability?"),
+    ]
+
+
+def _observational(
+    spec: FamilySweepSpec, ctx: Context, job: Job, *, curve: ObservedCurve, min_effect: float
+) -> Findings:
+    population = ctx.population(spec.dataset_slice, spec.feature_id)
+    job.warn(CORRELATIONAL)
+    plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job)
+    known = [i for i, status in enumerate(curve.status) if status is not None]
+    custom: dict[str, Any] = {"method": "observational", "family": spec.variables.family}
+    name, feature = with_short(spec.variables.family), f"feature {spec.feature_id}"
+    scope = f"{len(population):,} examples: {population.description}; observational, CORRELATIONAL."
+    if curve.within is None or not known:
+        reason = "no level has 20 examples in 10 builds beside a baseline"
+        custom |= {"reason": reason}
+        aggregates = Aggregates(n_samples=len(population), custom=custom)
+        return Findings(
+            headline=f"nothing can be said of {name} and {feature}: {reason}; {scope}",
+            aggregates=aggregates,
+            tables=list(job.tables.values()),
+            diagnostics=plain,
+        )
+    within = curve.within
+    low, high = within.interval(sidak_level(0.95, len(known)))
+    top = max(known, key=lambda i: (curve.status[i] == "present", abs(float(within.coefficient[i]))))
+    effect = f"{number(float(within.coefficient[top]))} {interval(float(low[top]), float(high[top]))}"
+    level = curve.levels[top + 1]
+    where = "when present" if len(curve.levels) == 2 else f"at {level} AP"
+    if curve.status[top] == "present":
+        headline = f"{name} goes with {feature}: {effect} {where}, weapon held fixed; {scope}"
+        reason = "the same question asked of the network: is the association causal?"
+        again = {"family": spec.variables.family, "method": "interventional"}
+        followups = [followup(spec, "family_1d_sweep", again, reason)] if ctx.has_model else []
+    else:
+        headline = (
+            f"nothing above {min_effect:.2f} found between {name} and {feature}: at most {effect} {where}; {scope}"
+        )
+        followups = []
+    deltas = within.coefficient[known]
+    finding = Finding(
+        subject=f"{spec.variables.family} at {level} AP",
+        relation=f"goes with {feature}",
+        effect=float(within.coefficient[top]),
+        ci_low=float(low[top]),
+        ci_high=float(high[top]),
+        status=curve.status[top] or "unclear",
+        n=int(curve.means.n[top + 1]),
+        method="observational",
+        population=population.description,
+        table="rung_stats",
+    )
+    return Findings(
+        headline=headline,
+        findings=[finding],
+        aggregates=summarise(deltas, len(population), custom | {"max_rung": level, "verdict": curve.status[top]}),
+        tables=list(job.tables.values()),
+        diagnostics=plain,
+        followups=followups,
+    )

@@ -1,0 +1,1 @@
+"""Estimators on plain arrays: intervals, paired effects, clustered group means, regression, curve shapes."""

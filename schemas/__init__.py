@@ -1,0 +1,1 @@
+"""What an experiment is: specs, results, vocabulary, domain facts. Imports pydantic and nothing below it."""

@@ -1,0 +1,1 @@
+"""The facts of the game, as data files: abilities, weapon kits, and how builds are composed."""
