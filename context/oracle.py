@@ -37,8 +37,8 @@ class Oracle(Protocol):
         """Pooled vectors [n, d] of the sets; counts passes and reports progress through ``job``."""
         ...
 
-    def count_missing(self, sets: TokenSets) -> tuple[int, int]:
-        """How many distinct sets there are, and how many of them would need a forward pass."""
+    def missing(self, sets: TokenSets) -> NDArray[np.void]:
+        """Keys of the distinct sets that would need a forward pass."""
         ...
 
     def seconds_per_pass(self) -> float | None:
@@ -84,11 +84,11 @@ class NetworkOracle:
                 self._model = _load_model(self._bundle, self._params, self._compute)
             return self._model
 
-    def count_missing(self, sets: TokenSets) -> tuple[int, int]:
-        """How many distinct sets there are, and how many of them are not cached."""
+    def missing(self, sets: TokenSets) -> NDArray[np.void]:
+        """Keys of the distinct sets that are not cached."""
         unique = np.unique(sets.keys())
         with self._lock:
-            return len(unique), int((self.cache.positions(unique.tolist()) < 0).sum())
+            return unique[self.cache.positions(unique.tolist()) < 0]
 
     def pooled(self, sets: TokenSets, job: Job | None = None) -> Vectors:
         """Pooled vectors [n, d] of the sets.

@@ -172,11 +172,12 @@ def _interventional(
     readout = ctx.read(pooled, spec.feature_id)
     population = design.contexts.population
     table = effect_table(
-        readout.activation,
-        readout.pre,
+        readout.activation[1:],
+        readout.pre[1:],
+        base=(readout.activation[0], readout.pre[0]),
         population=population.size,
         min_effect=min_effect,
-        null=null_effects(ctx, spec.feature_id, pooled, min_effect),
+        null=null_effects(ctx, spec.feature_id, pooled[1:], base=pooled[0], min_effect=min_effect),
         seed=seed,
     )
     levels = sorted(set(_levels(spec, ctx).values()))[: len(design.kept)]
@@ -191,7 +192,9 @@ def _interventional(
         "family": spec.variables.family,
         **_shape_numbers(shape, table, levels, acting),
         **_trend_numbers(trend([0, *levels], readout.activation.T, population.size)),
-        "winner_confirmed": winner_confirmed(table.differences, np.random.default_rng([seed, CONFIRM_STREAM])),
+        "winner_confirmed": winner_confirmed(table.differences, np.random.default_rng([seed, CONFIRM_STREAM]))
+        if acting
+        else None,
         **largest_gap(gaps),
     }
     plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job)

@@ -335,13 +335,13 @@ def _interventional(
     readout = ctx.read(pooled, spec.feature_id)
     population = design.contexts.population
     effects = effect_table(
-        readout.activation,
-        readout.pre,
+        readout.activation[1:],
+        readout.pre[1:],
+        base=(readout.activation[1:].mean(axis=0), readout.pre[1:].mean(axis=0)),
         population=population.size,
         min_effect=min_effect,
-        null=null_effects(ctx, spec.feature_id, pooled, min_effect, against_mean=True),
+        null=null_effects(ctx, spec.feature_id, pooled[1:], base=None, min_effect=min_effect),
         seed=seed,
-        reference=(readout.activation[1:].mean(axis=0), readout.pre[1:].mean(axis=0)),
     )
     plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job)
     plain = intervention_diagnostics(design, readout.pre[0], plain, job)
@@ -351,7 +351,8 @@ def _interventional(
     order = [int(i) for i in np.argsort(-effects.effects.mean, kind="stable") if int(i) not in dropped]
     shown = order[: spec.variables.top_k_weapons]
     job.partial(weapon_effects(ctx, effects, weapons, shown, table.deltas.delta))
-    confirmed = winner_confirmed(effects.differences, np.random.default_rng([seed, CONFIRM_STREAM]))
+    rng = np.random.default_rng([seed, CONFIRM_STREAM])
+    confirmed = winner_confirmed(effects.differences, rng) if effects.acting() else None
     return Findings(
         headline=_interventional_headline(
             spec, effects, names, min_effect=min_effect, scope=_scope(spec, ctx, population)

@@ -88,25 +88,24 @@ def effect_table(
     activation: Floats,
     pre: Floats,
     *,
+    base: tuple[Floats, Floats],
     population: int,
     min_effect: float,
     null: NullEffects | None,
     seed: int,
-    reference: tuple[Floats, Floats] | None = None,
 ) -> EffectTable:
     """Compare conditions with their base.
 
     Args:
-        activation: [k + 1, m], base first.
-        pre: [k + 1, m], pre-activations.
+        activation: [k, m] under the conditions.
+        pre: [k, m], pre-activations.
+        base: (activation, pre) to compare with, [m] or, where every condition has a base of its own, [k, m].
         population: examples the contexts were drawn from.
         min_effect: smallest effect of interest.
         null: what random directions do; None where unknown.
         seed: the spec's seed.
-        reference: (activation, pre) [m] to compare with, when it is not the base.
     """
-    base, base_pre = reference if reference is not None else (activation[0], pre[0])
-    d = (activation[1:] - base).T.astype(np.float64)
+    d = (activation - base[0]).T.astype(np.float64)
     weights = bootstrap_weights(d.shape[0], np.random.default_rng([seed, BOOTSTRAP_STREAM]))
     effects = paired_effects(d, population, min_effect, weights)
     status, needed = verdicts(effects, min_effect)
@@ -124,7 +123,7 @@ def effect_table(
         "sim_high": effects.sim_high,
         "p_value": effects.p_value,
         "q_value": effects.q_value,
-        "mean_pre_delta": (pre[1:] - base_pre).mean(axis=1, dtype=np.float64),
+        "mean_pre_delta": (pre - base[1]).mean(axis=1, dtype=np.float64),
         "responder_rate": effects.responder_rate,
         "responder_low": effects.responder_low,
         "responder_high": effects.responder_high,
@@ -132,7 +131,7 @@ def effect_table(
         "status": status,
         "n_to_settle": needed,
         "specificity_p": specificity,
-        "mean_activation": activation[1:].mean(axis=1, dtype=np.float64),
-        "active_rate": (activation[1:] > 0).mean(axis=1),
+        "mean_activation": activation.mean(axis=1, dtype=np.float64),
+        "active_rate": (activation > 0).mean(axis=1),
     }
     return EffectTable(effects, status, specificity, columns, d, weights)

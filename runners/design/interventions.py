@@ -129,7 +129,7 @@ class Design:
     def plan(self, ctx: Context, conditions: str) -> Plan:
         """The dry run: what the model would be asked, after deduplication and the cache."""
         sets = self.all_sets()
-        missing = ctx.oracle.count_missing(sets)[1]
+        missing = len(ctx.oracle.missing(sets))
         broken = tuple(
             f"{v.id}: {v.contexts} contexts break it ({'skipped' if v.hard else 'counted only'})"
             for v in self.violations

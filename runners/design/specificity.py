@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...context.context import Context
+from ...context.directions import MatchedDirections
 from ...schemas.result import Status
 from ..stats.paired import RATE_OF_INTEREST
 
@@ -38,9 +41,16 @@ class NullEffects:
         observed = abs(mean_responders if conditional else mean)
         return float((1 + int((null >= observed).sum())) / (1 + len(null)))
 
+    def union(self, other: NullEffects) -> NullEffects:
+        """The largest effects over both sets of conditions."""
+        return NullEffects(
+            np.maximum(self.largest_mean, other.largest_mean),
+            np.maximum(self.largest_responders, other.largest_responders),
+        )
+
 
 def null_effects(
-    ctx: Context, feature: int, pooled: Floats, min_effect: float, *, against_mean: bool = False
+    ctx: Context, feature: int, conditions: Floats, *, base: Floats | None, min_effect: float
 ) -> NullEffects | None:
     """Effects of 200 random directions, scaled and biased to be as often active and as high as the feature.
 
@@ -49,9 +59,10 @@ def null_effects(
     Args:
         ctx: the context.
         feature: the feature they must look like.
-        pooled: [k + 1, m, d], base first.
+        conditions: [k, m, d] pooled vectors under the conditions.
+        base: what to compare with: [m, d], or [k, m, d] where every condition has a base of its own; None compares
+            each condition with the mean activation over the k conditions.
         min_effect: smallest effect of interest, which makes a responder.
-        against_mean: compare each condition with the mean over the k conditions instead of with the base.
 
     Returns:
         None where the examples' pooled vectors are unknown or the feature is dead.
@@ -60,12 +71,11 @@ def null_effects(
     if directions is None or top is None:
         return None
     matched = directions.matched(ctx.active_rate(feature), top)
-    base = matched.activation(pooled[0])
-    if against_mean:
-        base = np.sum([matched.activation(vectors) for vectors in pooled[1:]], axis=0) / (len(pooled) - 1)
-    largest_mean, largest_responders = np.zeros(base.shape[1]), np.zeros(base.shape[1])
-    for vectors in pooled[1:]:
-        d = matched.activation(vectors) - base
+    references = _references(matched, conditions, base)
+    n_directions = matched.weight.shape[1]
+    largest_mean, largest_responders = np.zeros(n_directions), np.zeros(n_directions)
+    for vectors, reference in zip(conditions, references, strict=True):
+        d = matched.activation(vectors) - reference
         responds = np.abs(d) > min_effect
         count = responds.sum(axis=0)
         np.maximum(largest_mean, np.abs(d.mean(axis=0)), out=largest_mean)
@@ -73,3 +83,15 @@ def null_effects(
         on_responders[count < RATE_OF_INTEREST * len(d)] = 0.0
         np.maximum(largest_responders, on_responders, out=largest_responders)
     return NullEffects(largest_mean, largest_responders)
+
+
+def _references(matched: MatchedDirections, conditions: Floats, base: Floats | None) -> Iterator[Floats]:
+    """What each condition is compared with, [m, r] each."""
+    if base is not None and base.ndim == 3:
+        yield from (matched.activation(vectors) for vectors in base)
+        return
+    if base is None:
+        shared = np.sum([matched.activation(vectors) for vectors in conditions], axis=0) / len(conditions)
+    else:
+        shared = matched.activation(base)
+    yield from repeat(shared, len(conditions))

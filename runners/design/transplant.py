@@ -1,0 +1,133 @@
+"""Transplants: a core written into builds drawn at random. Does it activate the feature there, and only this one?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...context.context import Context
+from ...context.population import Population
+from ...context.token_sets import TokenSets, concatenate
+from ...schemas.job import Job
+from .constraints import admit
+from .core_outcomes import Core, Outcome
+from .effect_rows import EffectTable, effect_table
+from .lattice import WEAPON, Case
+from .specificity import null_effects
+
+Bool = NDArray[np.bool_]
+Floats = NDArray[np.floating[Any]]
+N_CONTEXTS = 200
+N_REFERENCE = 100
+MIN_DONORS = 10
+_STREAM = 8
+
+
+@dataclass(frozen=True)
+class Donors:
+    """Examples that something is taken from.
+
+    Attributes:
+        own: bool [n, vocab], the tokens that are written.
+        weapon: int32 [n], the weapon that is written; None leaves the build its own.
+    """
+
+    own: Bool
+    weapon: NDArray[np.int32] | None
+
+    def into(self, contexts: TokenSets, choice: Floats, ctx: Context) -> tuple[TokenSets, TokenSets]:
+        """Base (the builds without the donors' families) and the builds with a donor's tokens written in.
+
+        Args:
+            contexts: the builds, [m].
+            choice: [m] in [0, 1), which donor each build gets.
+            ctx: the context.
+        """
+        picked = (choice * len(self.own)).astype(np.intp)
+        family = np.asarray(ctx.vocabulary.token_family)
+        held = np.zeros((len(self.own), len(ctx.vocabulary.families)), dtype=np.bool_)
+        rows, tokens = np.nonzero(self.own)
+        held[rows, family[tokens]] = True
+        touched = held[:, np.maximum(family, 0)] & (family >= 0)
+        base = TokenSets(contexts.weapon, contexts.present & ~touched[picked])
+        weapon = base.weapon if self.weapon is None else self.weapon[picked]
+        return base, TokenSets(weapon, base.present | self.own[picked])
+
+
+def _core_donors(core: Core, cases: Sequence[Case]) -> Donors:
+    own = np.stack(
+        [
+            case.fixed | case.tokens[[name in core for name in case.names[: len(case.tokens)]]].any(axis=0)
+            for case in cases
+        ]
+    )
+    weapon = np.array([case.natural.weapon[0] for case in cases], dtype=np.int32)
+    return Donors(own, weapon if WEAPON in core else None)
+
+
+def _family_donors(ctx: Context, population: Population, rng: np.random.Generator) -> Iterator[Donors]:
+    """Each family by itself, as random examples of the population hold it: what a direction might respond to."""
+    for column, family in enumerate(ctx.vocabulary.families):
+        rows = population.rows[np.flatnonzero(ctx.data.levels[population.rows, column] > 0)]
+        if len(rows) < MIN_DONORS:
+            continue
+        sets = ctx.sets(np.sort(rng.choice(rows, min(N_REFERENCE, len(rows)), replace=False)))
+        own = np.zeros_like(sets.present)
+        tokens = list(ctx.vocabulary.family_tokens(family))
+        own[:, tokens] = sets.present[:, tokens]
+        yield Donors(own, None)
+
+
+def transplant(
+    cores: Sequence[Core],
+    outcomes: Sequence[Outcome],
+    population: Population,
+    ctx: Context,
+    *,
+    feature: int,
+    min_effect: float,
+    seed: int,
+    job: Job,
+) -> EffectTable:
+    """Effect of writing each core, as random examples hold it, into builds drawn at random from the population.
+
+    Base: the build without the families of the core. The same builds serve every core; those whose gear would clash
+    under any core are left out. A random direction is given the chance a feature had: its largest effect is sought
+    over these cores and over every family by itself.
+    """
+    rng = np.random.default_rng([seed, _STREAM])
+    rows = np.sort(rng.choice(population.rows, min(N_CONTEXTS, len(population)), replace=False))
+    contexts, choice = ctx.sets(rows), rng.random(len(rows))
+    holders = [[outcome.case for outcome in outcomes if core in outcome.cores] for core in cores]
+    pairs = [_core_donors(core, cases).into(contexts, choice, ctx) for core, cases in zip(cores, holders, strict=True)]
+    admitted = np.all(admit([written for _, written in pairs], ctx, ())[0], axis=0)
+    kept = np.flatnonzero(admitted) if admitted.sum() >= 2 else np.arange(len(rows))
+    base, written = _pooled_pairs([(b.take(kept), w.take(kept)) for b, w in pairs], ctx, job)
+    part = contexts.take(np.arange(min(N_REFERENCE, len(rows))))
+    families = [donors.into(part, choice[: len(part)], ctx) for donors in _family_donors(ctx, population, rng)]
+    null = null_effects(ctx, feature, written, base=base, min_effect=min_effect)
+    if null is not None and families:
+        plain, single = _pooled_pairs(families, ctx, job)
+        reference = null_effects(ctx, feature, single, base=plain, min_effect=min_effect)
+        null = null if reference is None else null.union(reference)
+    before, after = ctx.read(base, feature), ctx.read(written, feature)
+    return effect_table(
+        after.activation,
+        after.pre,
+        base=(before.activation, before.pre),
+        population=population.size,
+        min_effect=min_effect,
+        null=null,
+        seed=seed,
+    )
+
+
+def _pooled_pairs(pairs: Sequence[tuple[TokenSets, TokenSets]], ctx: Context, job: Job) -> tuple[Floats, Floats]:
+    """Pooled vectors of bases and of written sets, [k, m, d] each."""
+    vectors = ctx.oracle.pooled(concatenate([base for base, _ in pairs] + [written for _, written in pairs]), job)
+    halves = vectors.reshape(2, len(pairs), len(pairs[0][0]), vectors.shape[1])
+    return halves[0], halves[1]

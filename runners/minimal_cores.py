@@ -1,0 +1,402 @@
+"""Minimal cores: which units of a build are enough, by themselves, to keep the feature active?"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ..context.context import Context
+from ..context.population import Population
+from ..schemas.catalogue import Plan, experiment
+from ..schemas.job import Job
+from ..schemas.result import Aggregates, Finding, Findings, Followup, Row, Status, Table
+from ..schemas.spec import ExperimentSpec, Variables
+from .design.constraints import describe_set
+from .design.core_outcomes import Core, Cut, Outcome, find_cores, lowest_rungs
+from .design.core_rows import CoreRow, ExampleRow, InhibitorRow, NecessityRow
+from .design.lattice import WEAPON, Probe, all_members, background_weapons, lattice_cost, subset_sets
+from .design.report import dead_findings, diagnostics, followup, smallest_effect
+from .design.specificity import SPECIFIC
+from .design.transplant import transplant
+from .stats.tails import clopper_pearson
+
+Rows = NDArray[np.intp]
+EXAMPLES_STREAM = 7
+CORES_FOLLOWED = 5
+TABLES: dict[str, type[Row]] = {
+    "cores": CoreRow,
+    "necessity": NecessityRow,
+    "inhibitors": InhibitorRow,
+    "examples": ExampleRow,
+}
+
+
+class MinimalCoresVariables(Variables):
+    """What counts as a core, and how examples are taken apart."""
+
+    retention_threshold: float = Field(
+        default=0.5, gt=0, le=1, description="Share tau of the example's activation that a core must keep."
+    )
+    unit: Literal["family", "token"] = Field(default="family", description="What is taken out as one.")
+    clamp_families: tuple[str, ...] = Field(default=(), description="Families held in every subset, not counted.")
+    exclude_families: tuple[str, ...] = Field(default=(), description="Families held in no subset.")
+    max_examples: int = Field(
+        default=100, ge=2, le=5000, description="Examples tested: half the highest, half at random."
+    )
+    include_weapon: bool = Field(
+        default=True, description="The weapon is a unit; where it is out, the mean over 20 weapons counts."
+    )
+    exact_limit: int = Field(
+        default=10, ge=1, le=14, description="Up to this many units the whole lattice is evaluated; above, greedy."
+    )
+    min_effect: float | None = Field(
+        default=None, gt=0, le=6, description="Smallest effect of interest; default 5 % of the effective max."
+    )
+
+
+class MinimalCoresSpec(ExperimentSpec):
+    """Spec of minimal cores."""
+
+    type: Literal["minimal_cores"] = "minimal_cores"
+    variables: MinimalCoresVariables = MinimalCoresVariables()
+
+
+def _cut(spec: MinimalCoresSpec, ctx: Context) -> Cut:
+    variables = spec.variables
+    cut = Cut(
+        by_token=variables.unit == "token",
+        clamp=variables.clamp_families,
+        exclude=variables.exclude_families,
+        weapon=variables.include_weapon,
+    )
+    cut.check(ctx)
+    return cut
+
+
+def _choose(spec: MinimalCoresSpec, population: Population, min_effect: float) -> tuple[Rows, Rows]:
+    """Positions of the tested examples: the highest, and some of the rest at random, all above ``min_effect``."""
+    candidates = np.flatnonzero(population.activation > min_effect)
+    order = candidates[np.argsort(-population.activation[candidates], kind="stable")]
+    n_top = (min(spec.variables.max_examples, len(order)) + 1) // 2
+    top, rest = order[:n_top], np.sort(order[n_top:])
+    n_random = min(spec.variables.max_examples - n_top, len(rest))
+    rng = np.random.default_rng([spec.dataset_slice.random_seed, EXAMPLES_STREAM])
+    return top, np.sort(rng.choice(rest, n_random, replace=False)) if n_random else rest[:0]
+
+
+def plan(spec: MinimalCoresSpec, ctx: Context) -> Plan:
+    """What the lattices would cost; the rungs of the cores found come on top."""
+    cut, oracle = _cut(spec, ctx), ctx.oracle
+    population = ctx.population(spec.dataset_slice, spec.feature_id)
+    if population.dead:
+        return Plan(contexts=0, conditions="none: the feature is dead")
+    top, random = _choose(spec, population, smallest_effect(spec, ctx, spec.variables.min_effect) or 0.0)
+    cases = cut.cases(ctx, population.rows[np.concatenate([top, random])])
+    background = background_weapons(ctx, spec.dataset_slice.random_seed)
+    missing: set[bytes] = set()
+    total = 0
+    exact = [case for case in cases if len(case.names) <= spec.variables.exact_limit]
+    for case in exact:
+        sets = subset_sets(case, all_members(len(case.names)), background).sets
+        missing.update(oracle.missing(sets).tolist(), oracle.missing(case.natural).tolist())
+        total += lattice_cost(case, len(background)) + 1
+    notes = [f"{len(cases) - len(exact)} examples have more than {spec.variables.exact_limit} units: greedy, on top"]
+    return Plan(
+        contexts=len(cases),
+        conditions="every subset of each example's units",
+        forward_passes=len(missing),
+        saved_passes=total - len(missing),
+        notes=(
+            *population.warnings,
+            *(notes if len(exact) < len(cases) else []),
+            "the lowest sufficient rungs of the cores that are found come on top",
+        ),
+    )
+
+
+@experiment(
+    "minimal_cores",
+    spec=MinimalCoresSpec,
+    plan=plan,
+    cli="minimal-cores",
+    summary="Which units of a build are enough, by themselves, to keep the feature active.",
+    tables=TABLES,
+    methods=("interventional",),
+    cost="model",
+)
+def run(spec: MinimalCoresSpec, ctx: Context, job: Job) -> Findings:
+    """Find minimal cores; the definitions are in docs/methods under "minimal_cores"."""
+    cut, _ = _cut(spec, ctx), ctx.oracle
+    population = ctx.population(spec.dataset_slice, spec.feature_id)
+    if population.dead:
+        tables = [Table(name=name, columns=list(row.model_fields), rows=[]) for name, row in TABLES.items()]
+        return dead_findings(spec, ctx, population, job, method="interventional", tables=tables)
+    variables, seed = spec.variables, spec.dataset_slice.random_seed
+    min_effect = smallest_effect(spec, ctx, variables.min_effect) or 0.0
+    top, random = _choose(spec, population, min_effect)
+    if not len(top):
+        return _no_examples(spec, ctx, population, min_effect, job)
+    cases = cut.cases(ctx, population.rows[np.concatenate([top, random])])
+    probe = Probe(ctx, spec.feature_id, background_weapons(ctx, seed), job)
+    outcomes = find_cores(
+        cases, probe, threshold=variables.retention_threshold, exact_limit=variables.exact_limit, seed=seed
+    )
+    job.partial(_examples(ctx, outcomes, len(top), cut))
+    job.partial(_necessity(outcomes, variables.retention_threshold))
+    job.partial(_inhibitors(outcomes, min_effect))
+    cores = job.partial(_cores(spec, outcomes, len(top), probe, cut, population=population, min_effect=min_effect))
+    return _findings(spec, ctx, population, job, outcomes=outcomes, cores=cores, min_effect=min_effect)
+
+
+def core_name(core: Core, cut: Cut) -> str:
+    """A core in words."""
+    if core == frozenset({WEAPON}) or (not core and not cut.weapon and not cut.clamp):
+        return "the weapon alone"
+    if not core:
+        return "the clamped families alone" if cut.clamp else "nothing"
+    return " + ".join(sorted(core, key=lambda name: (name == WEAPON, name)))
+
+
+def _cores(
+    spec: MinimalCoresSpec,
+    outcomes: Sequence[Outcome],
+    n_top: int,
+    probe: Probe,
+    cut: Cut,
+    *,
+    population: Population,
+    min_effect: float,
+) -> Table:
+    """Every core found; the most frequent ones with their lowest rungs and their effect in builds drawn at random."""
+    holders: dict[Core, list[int]] = defaultdict(list)
+    for index, outcome in enumerate(outcomes):
+        for core in outcome.cores:
+            holders[core].append(index)
+    order = sorted(holders, key=lambda core: (-len(holders[core]), len(core), sorted(core)))
+    rows = [_core_row(core, holders[core], outcomes, n_top=n_top, cut=cut) for core in order]
+    followed = [core for core in order[:CORES_FOLLOWED] if core]
+    if followed:
+        moved = transplant(
+            followed,
+            outcomes,
+            population,
+            probe.ctx,
+            feature=spec.feature_id,
+            min_effect=min_effect,
+            seed=spec.dataset_slice.random_seed,
+            job=probe.job,
+        )
+        for index, core in enumerate(followed):
+            more = {
+                "rungs": lowest_rungs(core, outcomes, probe, spec.variables.retention_threshold),
+                "transplant_delta": float(moved.effects.mean[index]),
+                "transplant_low": float(moved.effects.sim_low[index]),
+                "transplant_high": float(moved.effects.sim_high[index]),
+                "transplant_rate": float(moved.effects.responder_rate[index]),
+                "specificity_p": float(moved.specificity[index]),
+            }
+            rows[order.index(core)] = rows[order.index(core)].model_copy(update=more)
+    notes = [f"rungs and transplants are given for the {CORES_FOLLOWED} most frequent cores"]
+    return Table.of("cores", CoreRow, rows, notes)
+
+
+def _core_row(core: Core, held_by: list[int], outcomes: Sequence[Outcome], *, n_top: int, cut: Cut) -> CoreRow:
+    n_random = len(outcomes) - n_top
+    among_random = sum(index >= n_top for index in held_by)
+    # Without a random half (few examples, all of them tested) the interval is that of all examples.
+    count, n = (among_random, n_random) if n_random else (len(held_by), len(outcomes))
+    low, high = (float(bound) for bound in clopper_pearson(float(count), n))
+    status: Status = "present" if low > 0.5 else ("conditional" if low > 0.1 else "unclear")
+    return CoreRow(
+        core=core_name(core, cut),
+        units=sorted(core),
+        rungs={},
+        size=len(core),
+        n=len(held_by),
+        coverage=len(held_by) / len(outcomes),
+        coverage_random=count / n,
+        ci_low=low,
+        ci_high=high,
+        mean_retention=float(np.mean([outcomes[i].cores[core] / outcomes[i].natural for i in held_by])),
+        exact=all(outcomes[i].exact for i in held_by),
+        transplant_delta=None,
+        transplant_low=None,
+        transplant_high=None,
+        transplant_rate=None,
+        specificity_p=None,
+        status=status,
+    )
+
+
+def _necessity(outcomes: Sequence[Outcome], threshold: float) -> Table:
+    drops: dict[str, list[tuple[float, bool]]] = defaultdict(list)
+    for outcome in outcomes:
+        for unit, value in outcome.without.items():
+            drops[unit].append((outcome.natural - value, value < threshold * outcome.natural))
+    rows: list[NecessityRow] = []
+    for unit, seen in drops.items():
+        lost = sum(is_lost for _, is_lost in seen)
+        low, high = (float(bound) for bound in clopper_pearson(float(lost), len(seen)))
+        mean_drop = float(np.mean([drop for drop, _ in seen]))
+        share = lost / len(seen)
+        rows.append(
+            NecessityRow(unit=unit, n=len(seen), share_lost=share, ci_low=low, ci_high=high, mean_drop=mean_drop)
+        )
+    rows.sort(key=lambda row: (-row.share_lost * row.n, row.unit))
+    return Table.of("necessity", NecessityRow, rows)
+
+
+def _inhibitors(outcomes: Sequence[Outcome], min_effect: float) -> Table:
+    rises: dict[str, list[float]] = defaultdict(list)
+    for outcome in outcomes:
+        for unit, value in outcome.without.items():
+            rises[unit].append(value - outcome.natural)
+    rows: list[InhibitorRow] = []
+    for unit, seen in rises.items():
+        raised = [rise for rise in seen if rise > min_effect]
+        if not raised:
+            continue
+        low, high = (float(bound) for bound in clopper_pearson(float(len(raised)), len(seen)))
+        share = len(raised) / len(seen)
+        rows.append(
+            InhibitorRow(
+                unit=unit, n=len(seen), share_raised=share, ci_low=low, ci_high=high, mean_raise=float(np.mean(raised))
+            )
+        )
+    rows.sort(key=lambda row: (-row.share_raised * row.n, row.unit))
+    return Table.of("inhibitors", InhibitorRow, rows)
+
+
+def _examples(ctx: Context, outcomes: Sequence[Outcome], n_top: int, cut: Cut) -> Table:
+    rows = [
+        ExampleRow(
+            example=outcome.case.row,
+            build=describe_set(outcome.case.natural, ctx),
+            activation=outcome.natural,
+            drawn="top" if index < n_top else "random",
+            n_units=len(outcome.case.names),
+            n_cores=len(outcome.cores),
+            smallest_core=core_name(min(outcome.cores, key=lambda core: (len(core), sorted(core))), cut)
+            if outcome.cores
+            else None,
+            exact=outcome.exact,
+        )
+        for index, outcome in enumerate(outcomes)
+    ]
+    return Table.of("examples", ExampleRow, rows)
+
+
+def _no_examples(spec: MinimalCoresSpec, ctx: Context, population: Population, min_effect: float, job: Job) -> Findings:
+    reason = f"no example of {population.description} activates feature {spec.feature_id} above {min_effect:.2f}"
+    tables = [Table(name=name, columns=list(row.model_fields), rows=[], notes=[reason]) for name, row in TABLES.items()]
+    return Findings(
+        headline=f"nothing found: {reason}; interventional.",
+        aggregates=Aggregates(custom={"method": "interventional", "reason": reason, "n_examples": 0}),
+        tables=tables,
+        diagnostics=diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job),
+    )
+
+
+def _findings(
+    spec: MinimalCoresSpec,
+    ctx: Context,
+    population: Population,
+    job: Job,
+    *,
+    outcomes: Sequence[Outcome],
+    cores: Table,
+    min_effect: float,
+) -> Findings:
+    n = len(outcomes)
+    best = cores.rows[0] if cores.rows else None
+    p = best["specificity_p"] if best else None
+    found = best is not None and best["status"] in {"present", "conditional"} and not (p is not None and p > SPECIFIC)
+    plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job)
+    plain.n_contexts_tested = n
+    scope = f"{n} active examples of {population.description}, half the highest, half at random; interventional."
+    sizes = [min(len(core) for core in outcome.cores) for outcome in outcomes if outcome.cores]
+    custom: dict[str, Any] = {
+        "method": "interventional",
+        "top_core": best["core"] if best else None,
+        "top_core_units": best["units"] if best else None,
+        "top_core_rungs": best["rungs"] if best else None,
+        "top_core_coverage": best["coverage"] if best else None,
+        "top_core_coverage_random": best["coverage_random"] if best else None,
+        "mean_core_size": float(np.mean(sizes)) if sizes else None,
+        "n_cores": len(cores.rows),
+        "n_examples": n,
+        "n_exact": sum(outcome.exact for outcome in outcomes),
+        "n_without_core": sum(not outcome.cores for outcome in outcomes),
+        "core_sizes": {str(size): count for size, count in sorted(Counter(sizes).items())},
+        "transplant_delta": best["transplant_delta"] if best else None,
+        "specificity_p": p,
+        "verdict": best["status"] if best and found else "nothing_specific",
+    }
+    return Findings(
+        headline=_headline(spec, best, p, found=found, scope=scope),
+        findings=[] if best is None else [_finding(spec, best, n, p, found=found, population=population)],
+        aggregates=Aggregates(n_samples=n, custom=custom),
+        tables=list(job.tables.values()),
+        diagnostics=plain,
+        followups=_followups(spec, best) if best is not None and found else [],
+    )
+
+
+def _headline(spec: MinimalCoresSpec, best: dict[str, Any] | None, p: float | None, *, found: bool, scope: str) -> str:
+    feature, tau = f"feature {spec.feature_id}", spec.variables.retention_threshold
+    if best is None:
+        return f"no core of {feature}: not even all units kept {tau:.0%} of the activation; {scope}"
+    bounds = f"{best['coverage']:.0%} of the tested ({best['ci_low']:.0%} to {best['ci_high']:.0%} of those at random)"
+    if not found:
+        why = (
+            ""
+            if p is None or p <= SPECIFIC
+            else f"; written into random builds it moves {feature} no more than random directions (p = {p:.2f})"
+        )
+        most = f"the most frequent is {best['core']}, {bounds}"
+        return f"nothing found: no core of {feature} is common, {most}{why}; {scope}"
+    at = ", ".join(f"{unit} from {rung} AP" for unit, rung in sorted(best["rungs"].items()))
+    rungs = f" ({at})" if at else ""
+    keeps = f"it alone keeps {tau:.0%} of the activation in {bounds}"
+    return f"{best['core']}{rungs} is a minimal core of {feature}: {keeps}; {scope}"
+
+
+def _finding(
+    spec: MinimalCoresSpec, best: dict[str, Any], n: int, p: float | None, *, found: bool, population: Population
+) -> Finding:
+    return Finding(
+        subject=best["core"],
+        relation=f"{'is' if found else 'is no common'} minimal core of feature {spec.feature_id}",
+        effect=best["coverage_random"],
+        ci_low=best["ci_low"],
+        ci_high=best["ci_high"],
+        unit="share of active examples",
+        status=best["status"],
+        specificity_p=p,
+        n=n,
+        method="interventional",
+        population=population.description,
+        table="cores",
+    )
+
+
+def _followups(spec: MinimalCoresSpec, best: dict[str, Any]) -> list[Followup]:
+    units = [unit for unit in best["units"] if unit != WEAPON]
+    if not units:
+        reason = "the weapon alone is enough: does swapping it change the feature?"
+        return [followup(spec, "weapon_sweep", {"method": "interventional"}, reason)]
+    if spec.variables.unit == "token":
+        return []
+    sweeps = [
+        followup(spec, "family_1d_sweep", {"family": unit}, f"{unit} is in the core: from which AP on, and what shape?")
+        for unit in units[:2]
+    ]
+    if len(units) == 2:
+        reason = "two families make the core together: how do they combine?"
+        sweeps.append(followup(spec, "family_2d_heatmap", {"family_x": units[0], "family_y": units[1]}, reason))
+    return sweeps
