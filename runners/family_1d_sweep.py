@@ -26,7 +26,7 @@ from .design.effect_report import (
     summarise,
 )
 from .design.effect_rows import EffectRow, EffectTable, effect_table
-from .design.interventions import Contexts, Design, admissible, draw, parse_stable
+from .design.interventions import Contexts, Design, admissible, data_population, draw, parse_stable
 from .design.observed import ObservedCurve, RungStat, observed_curve, rung_stats
 from .design.report import (
     CORRELATIONAL,
@@ -146,8 +146,8 @@ def plan(spec: FamilySweepSpec, ctx: Context) -> Plan:
 def run(spec: FamilySweepSpec, ctx: Context, job: Job) -> Findings:
     """Sweep one family; the estimators are in docs/methods under "Interventional effects" and "family_1d_sweep"."""
     _check(spec, ctx)
-    population = ctx.population(spec.dataset_slice, spec.feature_id)
     method = spec.variables.method
+    population = data_population(spec, ctx, method)
     if population.dead:
         tables = [Table(name=name, columns=list(row.model_fields), rows=[]) for name, row in TABLES.items()]
         return dead_findings(spec, ctx, population, job, method=method, tables=tables)

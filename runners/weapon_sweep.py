@@ -26,7 +26,7 @@ from .design.effect_report import (
     summarise,
 )
 from .design.effect_rows import EffectTable, effect_table
-from .design.interventions import Design, admissible, draw
+from .design.interventions import Design, admissible, data_population, draw
 from .design.report import (
     CORRELATIONAL,
     dead_findings,
@@ -123,12 +123,13 @@ def _design(spec: WeaponSweepSpec, ctx: Context) -> tuple[Design, list[int]]:
     condition = _condition(spec, ctx)
     if condition is not None:
         base = base.with_level(*condition, ctx.vocabulary, clear="one_rung_per_family" in spec.constraints)
-    counts = np.bincount(ctx.data.weapon[contexts.population.rows], minlength=len(ctx.weapons))
+    whole = data_population(spec, ctx, "interventional")
+    counts = np.bincount(ctx.data.weapon[whole.rows], minlength=len(ctx.weapons))
     weapons = np.flatnonzero(counts >= spec.variables.min_examples).tolist()
     if len(weapons) < 2:
         raise EmptySliceError(
             f"fewer than two weapons have min_examples = {spec.variables.min_examples} examples in "
-            f"{contexts.population.description}: lower min_examples or widen dataset_slice. Nothing was run."
+            f"{whole.description}: lower min_examples or widen dataset_slice. Nothing was run."
         )
     sets = [base.with_weapon(weapon) for weapon in weapons]
     names = [ctx.weapons.facts[weapon].name for weapon in weapons]
@@ -165,7 +166,7 @@ def run(spec: WeaponSweepSpec, ctx: Context, job: Job) -> Findings:
     _condition(spec, ctx)
     if method == "interventional":
         _ = ctx.oracle
-    population = ctx.population(spec.dataset_slice, spec.feature_id)
+    population = data_population(spec, ctx, method)
     if population.dead:
         tables = [Table(name=name, columns=list(row.model_fields), rows=[]) for name, row in TABLES.items()]
         return dead_findings(spec, ctx, population, job, method=method, tables=tables)

@@ -14,12 +14,13 @@ from ...context.token_sets import TokenSets, concatenate
 from ...schemas.catalogue import Plan
 from ...schemas.errors import RequestError
 from ...schemas.job import Job
-from ...schemas.result import ConstraintViolation
+from ...schemas.result import ConstraintViolation, Method
 from ...schemas.spec import ExperimentSpec
 from .constraints import admit
 
 DEFAULT_CONTEXTS = 500
 ENOUGH = 50
+FEWEST = 2
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,18 @@ class Contexts:
     def rows(self) -> NDArray[np.intp]:
         """Their rows in the bundle's data."""
         return self.population.rows[self.positions]
+
+
+def data_population(spec: ExperimentSpec, ctx: Context, method: Method) -> Population:
+    """The examples that a run's observational tables describe.
+
+    The contexts of an intervention are a sample that stands for the whole slice, so what is set beside their effects
+    is taken from all of it; an observational run keeps to the sample it was asked for.
+    """
+    part = spec.dataset_slice
+    if method == "interventional":
+        part = part.model_copy(update={"sample_size": None})
+    return ctx.population(part, spec.feature_id)
 
 
 def draw(spec: ExperimentSpec, ctx: Context, default: int = DEFAULT_CONTEXTS) -> Contexts:
@@ -157,7 +170,7 @@ def admissible(
     If constraints leave fewer than 50 contexts, conditions are dropped from the end until enough are left.
 
     Raises:
-        RequestError: not even one context is admissible under the base.
+        RequestError: fewer than two contexts are admissible: no error could be estimated.
     """
     admitted, violations = admit([base, *conditions], ctx, spec.constraints)
     enough = min(ENOUGH, len(contexts.positions))
@@ -165,10 +178,11 @@ def admissible(
     while kept > 1 and admitted[: kept + 1].all(axis=0).sum() < enough:
         kept -= 1
     keep: NDArray[np.bool_] = np.all(admitted[: kept + 1], axis=0)
-    if not keep.any():
+    if keep.sum() < FEWEST:
+        why = ", ".join(f"{v.id} ({v.example})" for v in violations if v.hard) or contexts.population.description
         raise RequestError(
-            f"no context is admissible: {', '.join(f'{v.id} ({v.example})' for v in violations)}. "
-            f"Change stable_tokens, the slice or the constraints. Nothing was run."
+            f"at least {FEWEST} contexts are needed and {int(keep.sum())} is left: {why}. Change stable_tokens, the "
+            f"slice or the constraints. Nothing was run."
         )
     warnings: list[str] = []
     if kept < len(conditions):
@@ -176,6 +190,8 @@ def admissible(
         warnings.append(f"constraints leave fewer than {ENOUGH} contexts for {dropped}: dropped")
     if int(keep.sum()) < len(keep):
         warnings.append(f"constraints skip {len(keep) - int(keep.sum())} of {len(keep)} contexts")
+    if int(keep.sum()) < ENOUGH:
+        warnings.append(f"only {int(keep.sum())} contexts: intervals are wide")
     return Design(
         contexts=contexts.take(keep),
         base=base.take(keep),

@@ -1,0 +1,45 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: demo test lint format wheel names clean
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; got " + sys.version.split()[0] + ". Set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.ready
+	$(PIP) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.ready
+	$(PIP) --editable '.[lint]'
+	@touch $@
+
+demo: $(VENV)/.ready  ## Start the server, sweep a planted feature through a real client, show the answer.
+	@$(BIN)/mechinterp-runner demo
+
+test: $(VENV)/.test  ## Run the whole suite.
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.lint  ## Check style and types.
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/basedpyright
+
+format: $(VENV)/.lint  ## Format the code.
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+wheel:  ## Build a wheel into dist/.
+	rm -rf build
+	$(PYTHON) -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir dist .
+
+names: $(VENV)/.test  ## The folder's name must not matter: run the fast tests in clones of two names.
+	@BIN="$(abspath $(BIN))" bash tests/in_clones.sh mechinterp-runner project
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

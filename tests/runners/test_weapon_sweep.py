@@ -1,0 +1,198 @@
+"""The weapon sweep against rules whose answers can be worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mechinterp_runner.context.bundle import Bundle
+from mechinterp_runner.context.context import Context
+from mechinterp_runner.schemas.catalogue import find
+from mechinterp_runner.schemas.errors import EmptySliceError, RequestError
+from mechinterp_runner.schemas.facts import WEAPONS
+from mechinterp_runner.schemas.job import Job
+from mechinterp_runner.schemas.spec import parse_spec
+
+SWEEP = "weapon_sweep"
+NAME = {weapon: WEAPONS[weapon].name for weapon in (11, 21, 41)}
+
+
+def test_a_single_weapon_that_drives_the_feature_is_dominant_and_its_kit_is_recommended(ask, world):
+    answer = ask(world, SWEEP, "weapon")
+    assert answer.custom["top_weapon"] == NAME[11]
+    assert answer.custom["dominant_weapon_detected"] is True
+    assert answer.custom["recommended_followup"] == "kit_sweep"
+    assert any(warning.startswith(f"DOMINANT WEAPON {NAME[11]}") for warning in answer.job.warnings)
+    assert answer.findings.followups[0].spec["type"] == "kit_sweep"
+    assert "CORRELATIONAL" in answer.headline
+
+
+def test_means_and_deltas_equal_plain_averages_over_the_examples(ask, world, feature):
+    answer = ask(world, SWEEP, "confounded", top_k_weapons=100)
+    activation, weapon = world.activations(feature["confounded"]), np.asarray(world.data.weapon)
+    assert len(answer.rows("weapon_stats")) == len(world.weapons)
+    for row in answer.rows("weapon_stats"):
+        own = activation[weapon == world.weapons.weapon_ids.index(row["weapon_id"])]
+        assert row["n"] == len(own)
+        assert row["mean_activation"] == pytest.approx(float(own.mean()), rel=1e-5)
+        assert row["delta_from_global"] == pytest.approx(float(own.mean() - activation.mean()), rel=1e-4, abs=1e-6)
+
+
+def test_a_weapon_that_only_favours_the_ability_stands_out_and_vanishes_when_adjusted(ask, world):
+    answer = ask(world, SWEEP, "confounded")
+    row = answer.rows("weapon_stats")[0]
+    assert row["weapon_name"] == NAME[11]
+    assert row["status"] == "present"
+    assert abs(row["delta_adjusted"]) < 0.1 * row["delta_from_global"]
+    assert row["adjusted_low"] <= row["delta_adjusted"] <= row["adjusted_high"]
+    assert any(spec.spec["variables"].get("method") == "interventional" for spec in answer.findings.followups)
+
+
+def test_swapping_in_the_favoured_weapon_does_nothing(ask, world):
+    answer = ask(world, SWEEP, "confounded", method="interventional")
+    row = answer.row("weapon_effects", weapon_name=NAME[11])
+    assert row["mean_delta"] == 0.0
+    assert row["observational_delta"] > 0.5
+    assert answer.custom["acting_weapons"] == []
+    assert answer.headline.startswith("nothing above")
+
+
+def test_swapping_in_the_causal_weapon_has_its_effect_against_the_mean_over_weapons(ask, world):
+    answer = ask(world, SWEEP, "weapon", method="interventional")
+    k = len(world.weapons)
+    assert answer.custom["acting_weapons"][0] == NAME[11]
+    assert answer.row("weapon_effects", weapon_name=NAME[11])["mean_delta"] == pytest.approx(2.0 - 2.0 / k)
+    assert answer.row("weapon_effects", weapon_name=NAME[21])["mean_delta"] == pytest.approx(-2.0 / k)
+    assert answer.custom["verdict"] == "present"
+
+
+def test_dominance_does_not_fire_when_activations_are_shuffled_over_the_examples(ask, world, feature):
+    fired = 0
+    for seed in range(12):
+        shuffled = _shuffled(world, feature["weapon"], seed)
+        fired += bool(ask(shuffled, SWEEP, "weapon").custom["dominant_weapon_detected"])
+    assert fired <= 1
+
+
+def _shuffled(world: Context, column: int, seed: int) -> Context:
+    """The same world, with one feature's activations permuted over the builds."""
+    ctx = Context("shuffled", Bundle.open(world.bundle.path), oracle=world.oracle)
+    values = np.array(world.activations(column))
+    builds = np.random.default_rng(seed).permutation(len(values) // 2)
+    permuted = values.reshape(-1, 2)[builds].ravel()
+    ctx._columns[column] = permuted
+    return ctx
+
+
+def test_weapons_that_share_a_special_recommend_the_kit_sweep_even_without_dominance(ask, world):
+    answer = ask(world, SWEEP, "special")
+    assert WEAPONS[41].special == WEAPONS[21].special == WEAPONS[3000].special == "Triple Inkstrike"
+    assert answer.custom["dominant_weapon_detected"] is False
+    assert answer.custom["shared_part"] == "special: Triple Inkstrike"
+    assert answer.custom["recommended_followup"] == "kit_sweep"
+
+
+def test_a_condition_restricts_the_examples_to_those_that_hold_the_family(ask, world, feature):
+    answer = ask(world, SWEEP, "threshold", condition_family="special_charge_up", condition_rung=29)
+    levels = world.data.levels[:, world.vocabulary.family_index["special_charge_up"]]
+    assert answer.findings.aggregates.n_samples == int((levels >= 29).sum())
+    assert "holding at least special_charge_up at 29 AP" in answer.headline
+
+
+def test_a_condition_is_written_into_the_contexts_of_an_intervention(ask, world):
+    plain = ask(world, SWEEP, "threshold", method="interventional", slice={"sample_size": 60})
+    held = ask(
+        world,
+        SWEEP,
+        "threshold",
+        method="interventional",
+        condition_family="special_charge_up",
+        condition_rung=29,
+        slice={"sample_size": 60},
+    )
+    assert held.rows("weapon_effects")[0]["mean_activation"] == pytest.approx(1.5)
+    assert plain.rows("weapon_effects")[0]["mean_activation"] < 0.5
+
+
+def test_a_rung_without_its_family_is_an_error():
+    with pytest.raises(RequestError, match="condition_rung needs condition_family"):
+        parse_spec({"type": SWEEP, "feature_id": 0, "variables": {"condition_rung": 29}})
+
+
+def test_weapons_below_min_examples_are_left_out_of_rankings_but_not_of_the_mean(ask, world):
+    counts = np.bincount(world.data.weapon)
+    bound = int(np.sort(counts)[-3])
+    answer = ask(world, SWEEP, "weapon", min_examples=bound)
+    assert answer.custom["n_weapons"] == int((counts >= bound).sum())
+    assert answer.findings.aggregates.n_samples == len(world.data)
+
+
+def test_top_k_limits_the_rows_and_the_table_says_so(ask, world):
+    answer = ask(world, SWEEP, "weapon", top_k_weapons=3)
+    assert len(answer.rows("weapon_stats")) == 3
+    table = next(table for table in answer.findings.tables if table.name == "weapon_stats")
+    assert any("3 of 24" in note for note in table.notes)
+    assert answer.custom["n_weapons"] == 24
+
+
+def test_a_weapon_outside_the_table_is_shown_by_its_token_and_warned_about(ask, tmp_path, make_world):
+    ctx, _ = make_world(tmp_path / "outside", n_builds=300, weapons=(*tuple(WEAPONS)[:23], 9999))
+    answer = ask(ctx, SWEEP, "weapon", top_k_weapons=100)
+    row = answer.row("weapon_stats", weapon_id=9999)
+    assert (row["weapon_name"], row["weapon_class"]) == ("weapon_id_9999", "unknown")
+    assert answer.custom["n_unknown_weapons"] == 1
+    assert any("outside the project's table" in warning for warning in answer.job.warnings)
+
+
+def test_weapons_that_never_leave_the_floor_are_counted_and_dropped_when_listed(ask, world):
+    counted = ask(world, SWEEP, "weapon", top_k_weapons=100)
+    listed = ["one_rung_per_family", "no_weapon_gating_if_relu_floor"]
+    dropped = ask(world, SWEEP, "weapon", top_k_weapons=100, constraints=listed)
+    assert len(counted.rows("weapon_stats")) == 24
+    assert [row["weapon_name"] for row in dropped.rows("weapon_stats")] == [NAME[11]]
+    assert counted.findings.diagnostics.constraint_violations[0].hard is False
+
+
+def test_weapon_filters_change_the_population(ask, world):
+    answer = ask(world, SWEEP, "weapon", slice={"weapon_exclude": [NAME[11], 21, "weapon_id_41"]})
+    assert answer.findings.aggregates.n_samples == int((~np.isin(world.data.weapon, [3, 5, 9])).sum())
+    assert answer.custom["top_weapon_mean"] == 0.0
+
+
+def test_one_weapon_alone_cannot_be_swapped(ask, world):
+    with pytest.raises(EmptySliceError, match="fewer than two weapons"):
+        ask(world, SWEEP, "weapon", method="interventional", slice={"weapon_filter": [40]})
+
+
+def test_a_constant_feature_gives_nothing_in_either_method(ask, world):
+    for method in ("observational", "interventional"):
+        answer = ask(world, SWEEP, "constant", method=method, slice={"sample_size": 200})
+        assert answer.headline.startswith("nothing above")
+
+
+def test_a_dead_feature_succeeds_with_nulls_and_a_reason(ask, world):
+    answer = ask(world, SWEEP, "dead")
+    assert answer.findings.findings[0].status == "dead"
+    assert answer.rows("weapon_stats") == []
+
+
+def test_the_plan_announces_the_passes_the_run_makes(fresh_world):
+    ctx, _ = fresh_world
+    fields = {
+        "type": SWEEP,
+        "feature_id": 0,
+        "variables": {"method": "interventional"},
+        "dataset_slice": {"sample_size": 40},
+    }
+    announced, job = find(SWEEP).plan(parse_spec(fields), ctx), Job()
+    find(SWEEP).run(parse_spec(fields), ctx, job)
+    assert announced.forward_passes == job.passes_made > 0
+
+
+def test_classes_are_averages_over_their_examples(ask, world, feature):
+    answer = ask(world, SWEEP, "weapon")
+    activation = world.activations(feature["weapon"])
+    classes = np.array([kit.weapon_class for kit in world.weapons.facts])[np.asarray(world.data.weapon)]
+    for row in answer.rows("class_stats"):
+        assert row["mean_activation"] == pytest.approx(
+            float(activation[classes == row["weapon_class"]].mean()), rel=1e-5
+        )
