@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from ..schemas.errors import BundleError, RequestError
-from ..schemas.manifest import FileEntry, Manifest, ModelParams
+from ..schemas.manifest import FORMAT_VERSION, FileEntry, Manifest, ModelParams
 from ..schemas.planted import PlantedRule
 from ..schemas.vocabulary import Vocabulary, WeaponVocabulary
 
@@ -93,11 +93,11 @@ def write_bundle(folder: Path, contents: BundleContents) -> Manifest:
     """Write a bundle; the folder appears whole or not at all.
 
     Raises:
-        RequestError: when the folder is already there and not empty.
+        RequestError: when something is already there that is not an empty folder.
     """
     folder = folder.absolute()
-    if folder.exists() and any(folder.iterdir()):
-        raise RequestError(f"{folder} already exists and is not empty: choose another --out, or remove it first.")
+    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+        raise RequestError(f"{folder} already exists and is not an empty folder: choose another, or remove it first.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -134,6 +134,7 @@ def _manifest_of(folder: Path, contents: BundleContents) -> Manifest:
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     n_features, hidden_dim = contents.sae_state["encoder.weight"].shape
     return Manifest(
+        format_version=FORMAT_VERSION,
         model=contents.model_params,
         n_features=n_features,
         hidden_dim=hidden_dim,
@@ -232,24 +233,32 @@ class Bundle:
         """Whether the bundle holds that file."""
         return name in self.manifest.files
 
-    def array(self, name: str) -> NDArray[Any]:
+    def _listed(self, name: str) -> Path:
+        """Path of a file; one that the manifest does not list was never checked and is not read."""
+        if not self.has(name):
+            raise BundleError(f"{self.path}: the manifest lists no {name}. Rebuild or re-import the bundle.")
+        return self.path / name
+
+    def array(self, name: str, shape: tuple[int, ...] | None = None) -> NDArray[Any]:
         """Map an array of the bundle into memory, read-only.
 
         Raises:
-            BundleError: when it is not the kind of array the format says.
+            BundleError: when it is not the kind of array the format says, or not of the shape it must have.
         """
-        path = self.path / name
+        path = self._listed(name)
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
         except (ValueError, OSError) as error:
             raise BundleError(f"{path} cannot be read as an array: {error}") from error
         if array.dtype != np.dtype(ARRAYS[name]):
             raise BundleError(f"{path} holds {array.dtype} where {ARRAYS[name]} is expected.")
+        if shape is not None and array.shape != shape:
+            raise BundleError(f"{path} has the shape {array.shape} where {shape} is expected.")
         return array
 
     def tensors(self, name: str) -> dict[str, NDArray[Any]]:
         """Read ``model.safetensors`` or ``sae.safetensors`` as numpy arrays."""
-        path = self.path / name
+        path = self._listed(name)
         try:
             return safetensors.numpy.load_file(path)
         except (SafetensorError, OSError) as error:
@@ -257,21 +266,32 @@ class Bundle:
 
     def vocabulary(self) -> Vocabulary:
         """The ability vocabulary."""
-        return Vocabulary.from_mapping(self._mapping("vocab.json"))
+        with _naming(self.path / "vocab.json"):
+            return Vocabulary.from_mapping(self._mapping("vocab.json"))
 
     def weapon_vocabulary(self) -> WeaponVocabulary:
         """The weapon vocabulary."""
-        return WeaponVocabulary.from_mapping(self._mapping("weapon_vocab.json"))
+        with _naming(self.path / "weapon_vocab.json"):
+            return WeaponVocabulary.from_mapping(self._mapping("weapon_vocab.json"))
 
     def _mapping(self, name: str) -> dict[str, int]:
         path = self.path / name
         try:
             loaded: object = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
-            raise BundleError(f"{path} cannot be read: {error}") from error
-        if not isinstance(loaded, dict) or not all(isinstance(value, int) for value in loaded.values()):
-            raise BundleError(f"{path} must be one object {{token: id}}.")
+            raise BundleError(f"it cannot be read: {error}") from error
+        if not isinstance(loaded, dict) or not all(type(value) is int for value in loaded.values()):
+            raise BundleError("it must be one object {token: id}.")
         return {str(token): int(index) for token, index in loaded.items()}
+
+
+@contextmanager
+def _naming(path: Path) -> Generator[None]:
+    """Put the file's path before what is wrong with it."""
+    try:
+        yield
+    except BundleError as error:
+        raise BundleError(f"{path}: {error}") from error
 
 
 def read_manifest(path: Path) -> tuple[Manifest, str]:
@@ -283,13 +303,19 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
     file = path / MANIFEST
     if not file.is_file():
         raise BundleError(f"{path} is no bundle: it has no {MANIFEST}. Make one with `mechinterp-runner build`.")
-    text = file.read_bytes()
+    if file.is_symlink():
+        raise BundleError(f"{file} is a link; a bundle holds plain files only. Copy the file in its place.")
     try:
+        text = file.read_bytes()
         manifest = Manifest.model_validate_json(text)
+    except OSError as error:
+        raise BundleError(f"{file} cannot be read: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{file}: {where}: {first['msg']}. Rebuild or re-import the bundle.") from error
+        got = f"; got {first['input']!r}" if isinstance(first["input"], str | int | float) and where else ""
+        place = f"{where}: " if where else ""
+        raise BundleError(f"{file}: {place}{first['msg']}{got}. Rebuild or re-import the bundle.") from error
     return manifest, hashlib.sha256(text).hexdigest()
 
 
@@ -299,6 +325,6 @@ def _stamp_file(stamps: Path, fingerprint: str, stamp: str) -> Path:
 
 def _remember(file: Path) -> None:
     """Note that these files were hashed; a folder that cannot be written only means hashing again."""
-    if os.access(file.parent if file.parent.exists() else file.parent.parent, os.W_OK):
-        file.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
+        file.parent.mkdir(exist_ok=True)
         file.touch()

@@ -74,14 +74,28 @@ class Context:
         self._columns: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
         self._derived: OrderedDict[object, Any] = OrderedDict()
         self._lock = threading.RLock()
-        params = bundle.manifest.model
-        if params is not None and (params.vocab_size, params.weapon_vocab_size) != (
-            len(self.vocabulary),
-            len(self.weapons),
-        ):
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        """Raise BundleError unless model, SAE, vocabularies and manifest are of one size."""
+        path, manifest = self.bundle.path, self.bundle.manifest
+        params, wanted = manifest.model, (manifest.n_features, manifest.hidden_dim)
+        if self.sae is not None and (self.sae.n_features, self.sae.dim) != wanted:
             raise BundleError(
-                f"{bundle.path}: the model has {params.vocab_size} ability and {params.weapon_vocab_size} weapon "
+                f"{path}: the SAE has {self.sae.n_features} features of {self.sae.dim} dimensions, "
+                f"the manifest says {wanted[0]} of {wanted[1]}."
+            )
+        if params is None:
+            return
+        if (params.vocab_size, params.weapon_vocab_size) != (len(self.vocabulary), len(self.weapons)):
+            raise BundleError(
+                f"{path}: the model has {params.vocab_size} ability and {params.weapon_vocab_size} weapon "
                 f"tokens, the vocabularies {len(self.vocabulary)} and {len(self.weapons)}."
+            )
+        if params.hidden_dim != manifest.hidden_dim:
+            raise BundleError(
+                f"{path}: the model's pooled vectors have {params.hidden_dim} dimensions, the manifest says "
+                f"{manifest.hidden_dim}."
             )
 
     def _network(self, cache_bytes: int) -> Oracle | None:
@@ -158,7 +172,7 @@ class Context:
     def _read_column(self, feature: int) -> NDArray[np.float32]:
         if self.bundle.has("activations/indptr.npy"):
             column = np.zeros(len(self.data), dtype=np.float32)
-            start, stop = self.bundle.array("activations/indptr.npy")[feature : feature + 2]
+            start, stop = self.bundle.array("activations/indptr.npy", (self.n_features + 1,))[feature : feature + 2]
             column[self.bundle.array("activations/rows.npy")[start:stop]] = self.bundle.array("activations/values.npy")[
                 start:stop
             ]
@@ -176,7 +190,8 @@ class Context:
     def _pooled_of_examples(self) -> Floats:
         """Pooled vectors of all examples [n, d]: stored, or computed once and kept."""
         if self.bundle.has("pooled.npy"):
-            return self.derived("pooled", lambda: self.bundle.array("pooled.npy"))
+            shape = (len(self.data), self.bundle.manifest.hidden_dim)
+            return self.derived("pooled", lambda: self.bundle.array("pooled.npy", shape))
         return self.derived("pooled", self._compute_pooled)
 
     def _compute_pooled(self) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -50,9 +51,14 @@ class Contexts:
             UnknownNameError: no bundle of that name.
             BundleError: the bundle is missing a part or corrupt.
         """
-        if path is not None and name is not None and name != path.name:
-            raise RequestError(f"the bundle at {path} is called {path.name!r}, not {name!r}: leave one of the two out.")
-        folder = path.absolute() if path is not None else self.home.bundle_path(name or self.home.default_bundle())
+        if path is None:
+            folder = self.home.bundle_path(name or self.home.default_bundle())
+        else:
+            folder = Path(os.path.normpath(path.expanduser().absolute()))
+            if name not in {None, folder.name}:
+                raise RequestError(
+                    f"the bundle at {path} is called {folder.name!r}, not {name!r}: leave one of the two out."
+                )
         with self._lock:
             gate = self._locks.setdefault(folder, threading.Lock())
         with gate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -14,18 +15,19 @@ if TYPE_CHECKING:
 Precision = Literal["float32", "float64", "bfloat16"]
 PRECISIONS = ("float32", "float64", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """What was asked for; ``auto`` takes cuda, then mps, then the CPU."""
+    """What was asked for; ``auto`` takes cuda, then mps (which has no float64), then the CPU."""
 
     device: str = "auto"
     dtype: str = "float32"
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.device.split(":")[0] not in DEVICES:
+        if not _DEVICE.fullmatch(self.device):
             raise RequestError(f"device {self.device!r} is not known: one of {', '.join(DEVICES)} (or cuda:N).")
         if self.dtype not in PRECISIONS:
             raise RequestError(f"dtype {self.dtype!r} is not known: one of {', '.join(PRECISIONS)}.")
@@ -43,11 +45,15 @@ class Compute:
         import torch  # noqa: PLC0415 - one second that observational runs need not pay
 
         there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        there["mps"] = there["mps"] and self.dtype != "float64"
         if self.device == "auto":
             return next(name for name, available in there.items() if available)
-        if not there[self.device.split(":")[0]]:
+        kind, _, number = self.device.partition(":")
+        if not there[kind] or (number and int(number) >= torch.cuda.device_count()):
             available = ", ".join(name for name, found in there.items() if found)
-            raise RequestError(f"device {self.device!r} is not available here: {available} is. Choose that, or auto.")
+            raise RequestError(
+                f"device {self.device!r} is not available here for {self.dtype}: {available} is. Choose that, or auto."
+            )
         return self.device
 
     def torch_dtype(self) -> torch.dtype:

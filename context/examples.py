@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,31 +91,33 @@ def open_examples(bundle: Bundle, vocabulary: Vocabulary, n_weapons: int) -> Exa
     Raises:
         BundleError: arrays whose shapes or ids do not fit together.
     """
+    n = bundle.manifest.n_examples
     if not bundle.has("examples/weapon.npy"):
+        if n:
+            raise BundleError(f"{bundle.path}: the manifest counts {n:,} examples but lists no examples/weapon.npy.")
         return None
     examples = Examples(
-        weapon=bundle.array("examples/weapon.npy"),
-        indptr=bundle.array("examples/indptr.npy"),
-        tokens=bundle.array("examples/tokens.npy"),
-        levels=bundle.array("examples/levels.npy"),
-        build_id=bundle.array("examples/build_id.npy") if bundle.has("examples/build_id.npy") else None,
+        weapon=bundle.array("examples/weapon.npy", (n,)),
+        indptr=bundle.array("examples/indptr.npy", (n + 1,)),
+        tokens=bundle.array("examples/tokens.npy", (bundle.manifest.n_tokens,)),
+        levels=bundle.array("examples/levels.npy", (n, len(vocabulary.families))),
+        build_id=bundle.array("examples/build_id.npy", (n,)) if bundle.has("examples/build_id.npy") else None,
         vocabulary=vocabulary,
     )
-    n = bundle.manifest.n_examples
+    indptr, n_tokens = examples.indptr, len(examples.tokens)
     faults = {
-        f"examples/weapon.npy has {len(examples.weapon)} rows, the manifest says {n}": len(examples.weapon) != n,
-        f"examples/indptr.npy has {len(examples.indptr)} entries where {n + 1} are needed": len(examples.indptr)
-        != n + 1,
-        f"examples/levels.npy is {examples.levels.shape} where {(n, len(vocabulary.families))} is needed": (
-            examples.levels.shape != (n, len(vocabulary.families))
+        "examples/indptr.npy does not describe examples/tokens.npy": (
+            int(indptr[0]) != 0 or int(indptr[-1]) != n_tokens or bool(np.any(indptr[1:] < indptr[:-1]))
         ),
-        "examples/build_id.npy has another length": examples.build_id is not None and len(examples.build_id) != n,
+        "examples/weapon.npy names a weapon outside weapon_vocab.json": not _within(examples.weapon, n_weapons),
+        "examples/tokens.npy names a token outside vocab.json": not _within(examples.tokens, len(vocabulary)),
     }
     for fault, found in faults.items():
         if found:
             raise BundleError(f"{bundle.path}: {fault}. Rebuild or re-import the bundle.")
-    if int(examples.indptr[-1]) != len(examples.tokens) or int(examples.indptr[0]) != 0:
-        raise BundleError(f"{bundle.path}: examples/indptr.npy does not describe examples/tokens.npy.")
-    if n and (int(examples.weapon.max()) >= n_weapons or int(examples.weapon.min()) < 0):
-        raise BundleError(f"{bundle.path}: examples/weapon.npy names a weapon outside weapon_vocab.json.")
     return examples
+
+
+def _within(ids: NDArray[np.integer[Any]], size: int) -> bool:
+    """Whether every id is in 0 .. size - 1."""
+    return not len(ids) or (int(ids.min()) >= 0 and int(ids.max()) < size)

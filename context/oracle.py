@@ -97,7 +97,7 @@ class NetworkOracle:
             Cancelled: the job was asked to stop; what was computed stays cached.
         """
         if not len(sets):
-            return np.empty((0, self._params.hidden_dim), dtype=np.float32)
+            return self.cache.vectors(np.empty(0, dtype=np.intp))
         keys, first, inverse = np.unique(sets.keys(), return_index=True, return_inverse=True)
         with self._lock:
             positions = self.cache.positions(keys.tolist())
@@ -106,7 +106,7 @@ class NetworkOracle:
             vectors = np.empty((len(keys), self._params.hidden_dim), self.cache.vectors(positions[:0]).dtype)
             vectors[known] = self.cache.vectors(positions[known])
             if job is not None:
-                job.count_passes(len(missing), len(sets) - len(missing))
+                job.count_passes(0, len(sets) - len(missing))
             self._fill(vectors, sets.take(first[missing]), missing, keys[missing].tolist(), job)
         return vectors[inverse.reshape(-1)]
 
@@ -124,6 +124,8 @@ class NetworkOracle:
                 if job is not None:
                     job.progress(done, len(keys), "forward passes")
                 result = self._forward(sets.take(batch))
+                if job is not None:
+                    job.count_passes(len(batch), 0)
                 vectors[where[batch]] = result
                 self.cache.add([keys[index] for index in batch.tolist()], result)
                 done += len(batch)
@@ -165,7 +167,10 @@ def _load_model(bundle: Bundle, params: ModelParams, compute: Compute) -> SplatG
     from .model import SplatGPT  # noqa: PLC0415
 
     compute.apply_threads()
-    model = SplatGPT(params)
+    try:
+        model = SplatGPT(params)
+    except ValueError as error:
+        raise BundleError(f"{bundle.path / 'bundle.json'}: model: {error}") from error
     tensors = {name: torch.from_numpy(np.array(value)) for name, value in bundle.tensors("model.safetensors").items()}
     expected = model.state_dict()
     for name in sorted(set(expected) ^ set(tensors)):

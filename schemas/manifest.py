@@ -57,7 +57,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1]
     model: ModelParams | None
     n_features: int = Field(ge=1)
     hidden_dim: int = Field(ge=1)

@@ -132,6 +132,16 @@ class ExperimentSpec(Strict):
     parent_spec_id: Name | None = Field(default=None, description="Spec whose result led to this one.")
     created_at: datetime = Field(default_factory=lambda: datetime.now(UTC), description="When the spec was made.")
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_kwargs: object) -> None:
+        """Let a field that a typed spec narrows keep its description."""
+        base = ExperimentSpec.model_fields
+        narrowed = [name for name, field in cls.model_fields.items() if name in base and field.description is None]
+        for name in narrowed:
+            cls.model_fields[name].description = base[name].description
+        if narrowed:
+            cls.model_rebuild(force=True)
+
     def __new__(cls, *_args: object, **data: object) -> Self:
         """Make the typed spec when the base class is called."""
         if cls is ExperimentSpec:

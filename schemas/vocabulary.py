@@ -237,7 +237,7 @@ class WeaponVocabulary:
         text = str(weapon).strip()
         if text in self.token_id:
             return self.token_id[text]
-        if text.isdigit():
+        if text.isdecimal():
             text = f"weapon_id_{int(text)}"
             if text in self.token_id:
                 return self.token_id[text]

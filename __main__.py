@@ -1,0 +1,7 @@
+"""``python -m mechinterp_runner``."""
+
+import sys
+
+from .server.cli import main
+
+sys.exit(main())

@@ -1,0 +1,106 @@
+"""The command line: ``mechinterp-runner``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+from ..schemas.catalogue import catalogue
+from ..schemas.errors import MechinterpError
+from . import build_command, commands
+from .cli_flags import PROGRAM, Parser, add_common, add_experiment, add_fields, check_flags
+from .executor import PROJECT
+from .queries import ListArguments
+
+Command = Callable[[argparse.Namespace], int]
+_EPILOG = (
+    "An experiment also runs from a JSON file: --spec-path SPEC.json. Every run is stored in the home folder "
+    "($MECHINTERP_HOME, or the user data folder). Exit status: 0 done, 1 the experiment failed, 2 a bad request."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    top, parsers = build_parser()
+    check_flags(words, parsers, top)
+    given = top.parse_args(words)
+    command = _choose(given, top)
+    try:
+        status = command(given)
+        sys.stdout.flush()
+    except MechinterpError as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # Whoever read our output has gone; what is left of it goes nowhere instead of failing at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status
+
+
+def _choose(given: argparse.Namespace, top: Parser) -> Command:
+    if given.list_types:
+        return commands.list_types
+    if given.command is None:
+        if given.spec_path is None:
+            top.error("name a command, or give --spec-path SPEC.json or --list-types")
+        return commands.run_spec_file
+    if given.spec_path is not None:
+        top.error(f"--spec-path goes without a command, and {given.command!r} was given too")
+    return given.run
+
+
+def build_parser() -> tuple[Parser, dict[str, Parser]]:
+    """The parser, and the parsers of its subcommands by name."""
+    top = Parser(prog=PROGRAM, description="Experiments on sparse-autoencoder features.", epilog=_EPILOG)
+    top.allow_abbrev = False
+    top.add_argument("--version", action="version", version=version(PROJECT))
+    top.add_argument("--list-types", action="store_true", help="list the experiment types")
+    top.add_argument("--spec-path", metavar="SPEC.json", help="run the spec of this file")
+    add_common(top, runs=True, default=None)
+    subparsers = top.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
+    parsers: dict[str, Parser] = {}
+
+    def add(name: str, summary: str, run: Command) -> Parser:
+        parser = subparsers.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        parser.set_defaults(run=run)
+        parsers[name] = parser
+        return parser
+
+    for experiment in catalogue().values():
+        parser = add(experiment.cli, experiment.summary, partial(commands.run_flags, experiment))
+        add_experiment(parser, experiment)
+        add_common(parser, runs=True)
+    _add_others(add)
+    return top, parsers
+
+
+def _add_others(add: Callable[[str, str, Command], Any]) -> None:
+    """The commands that are no experiments."""
+    results = add("results", "search the stored results, newest first", commands.list_results)
+    add_fields(results, ListArguments)
+    add_common(results, runs=False)
+    show = add("show", "print a stored result", commands.show)
+    show.add_argument("id", metavar="ID", help="id of the run")
+    add_common(show, runs=False)
+    add_common(add("reindex", "read every stored result anew", commands.reindex), runs=False)
+    serve = add("serve", "serve MCP over stdin and stdout", commands.serve)
+    add_common(serve, runs=False)
+    for name in ("device", "dtype", "threads"):
+        serve.add_argument(f"--{name}", type=int if name == "threads" else str, default=argparse.SUPPRESS)
+    add_common(add("demo", "see it work: server, client, one experiment", commands.demo), runs=False)
+    bundle = add("bundle", "check a bundle", commands.verify_bundle)
+    bundle.add_argument("action", choices=("verify",), help="verify: hash every file and compare with the manifest")
+    bundle.add_argument("name", nargs="?", metavar="NAME", help="name of the bundle; default: the default bundle")
+    bundle.add_argument("--bundle", metavar="DIR", default=argparse.SUPPRESS, help="folder of the bundle")
+    add_common(bundle, runs=False)
+    build = add("build", "train a bundle, from a table of builds or the demo one", build_command.build)
+    build_command.add_flags(build)

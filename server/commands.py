@@ -1,0 +1,200 @@
+"""What each subcommand does, once its flags are read."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from pydantic import BaseModel
+from rich.console import Console
+
+from ..context.home import Home
+from ..schemas.catalogue import Experiment
+from ..schemas.errors import RequestError
+from ..schemas.job import Job, ProgressHook
+from ..schemas.result import ExperimentResult
+from ..schemas.spec import ExperimentSpec, parse_spec_json
+from . import queries, terminal
+from .cli_flags import format_of, grouped, spec_of
+from .executor import Executor
+from .queries import ListArguments
+from .render import to_markdown
+from .store import Store
+from .tool_schema import validated
+
+
+def run_flags(experiment: Experiment, given: argparse.Namespace) -> int:
+    """Run the experiment that the flags describe."""
+    return _run(spec_of(experiment, given), given, None)
+
+
+def run_spec_file(given: argparse.Namespace) -> int:
+    """Run the spec of a JSON file."""
+    path = Path(given.spec_path)
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise RequestError(f"--spec-path {path} cannot be read: {error.strerror}. Nothing was run.") from error
+    return _run(parse_spec_json(text, str(path)), given, str(path))
+
+
+def _run(spec: ExperimentSpec, given: argparse.Namespace, spec_path: str | None) -> int:
+    from ..context.contexts import Contexts  # noqa: PLC0415 - numpy and the bundles: not for --help
+    from ..context.device import Compute  # noqa: PLC0415
+
+    home = Home.find(given.home)
+    compute = Compute(device=given.device or "auto", dtype=given.dtype or "float32", threads=given.threads)
+    bundle = Path(given.bundle) if given.bundle else None
+    context = Contexts(home, compute=compute).get(spec.model_type, path=bundle)
+    store = Store(home.runs)
+    executor = Executor(store)
+    if given.dry_run:
+        _print_model(queries.dry_run(executor, spec, context), given)
+        return 0
+    folder = Path(given.output_dir) if given.output_dir else None
+    with interruptible() as stopped, progress_line() as report:
+        job = Job(on_progress=report, is_cancelled=stopped)
+        result = executor.execute(spec, context, job=job, fresh=given.fresh, output_dir=folder, spec_path=spec_path)
+    show_result(result, store.path(result.spec_id), format_of(given))
+    return 0 if result.success else 1
+
+
+def show_result(result: ExperimentResult, path: Path, form: str) -> None:
+    """Print a result in one of the three formats."""
+    if form == "json":
+        print(result.model_dump_json(indent=1))
+    elif form == "markdown":
+        print(to_markdown(result, path), end="")
+    else:
+        terminal.print_result(Console(), result, path)
+
+
+def list_types(given: argparse.Namespace) -> int:
+    """Print the experiment types."""
+    view = queries.describe_types()
+    if format_of(given) == "json":
+        print(view.model_dump_json(indent=1))
+        return 0
+    for item in view.types:
+        print(f"{item.type:26} {item.command:16} {item.summary} ({', '.join(item.methods)}; {item.cost})")
+    if view.not_in_this_version:
+        print(f"defined, not in this version: {', '.join(view.not_in_this_version)}")
+    return 0
+
+
+def list_results(given: argparse.Namespace) -> int:
+    """Print stored results."""
+    wanted = validated(ListArguments, grouped(given, "fields"))
+    store = Store(Home.find(given.home).runs)
+    form = format_of(given)
+    if form == "json":
+        print(queries.list_results(store, wanted).model_dump_json(indent=1))
+        return 0
+    total, entries = queries.find_results(store, wanted)
+    if form == "table":
+        terminal.print_runs(Console(), total, entries)
+        return 0
+    for entry in entries:
+        said = entry.headline if entry.success else f"failed: {entry.error_message}"
+        print(f"- `{entry.spec_id}` {entry.experiment_type} f{entry.feature_id} {entry.bundle}: {said}")
+    print(f"{len(entries)} of {total} stored results")
+    return 0
+
+
+def show(given: argparse.Namespace) -> int:
+    """Print a stored result."""
+    store = Store(Home.find(given.home).runs)
+    result = store.result(given.id)
+    show_result(result, store.path(given.id), format_of(given))
+    return 0
+
+
+def reindex(given: argparse.Namespace) -> int:
+    """Read every stored result anew and say what was found."""
+    store = Store(Home.find(given.home).runs)
+    found = store.reindex()
+    print(f"{found.count} results in {store.results}; the index is {store.index.path}")
+    if found.removed:
+        print(f"{found.removed} temporary files of interrupted writers removed")
+    for name, reason in found.unreadable:
+        print(f"unreadable: {name}: {reason}")
+    return 0
+
+
+def verify_bundle(given: argparse.Namespace) -> int:
+    """Hash every file of a bundle and compare with its manifest."""
+    from ..context.bundle import Bundle  # noqa: PLC0415 - numpy, not for --help
+
+    home = Home.find(given.home)
+    folder = Path(given.bundle) if given.bundle else home.bundle_path(given.name or home.default_bundle())
+    bundle = Bundle.open(folder, hash_files=True)
+    sizes = f"{bundle.manifest.n_features:,} features, {bundle.manifest.n_examples:,} examples"
+    print(f"{folder}: {len(bundle.manifest.files)} files as the manifest states; {sizes}")
+    print(f"fingerprint {bundle.fingerprint}")
+    return 0
+
+
+def serve(given: argparse.Namespace) -> int:
+    """Serve MCP over stdin and stdout."""
+    from ..context.device import Compute  # noqa: PLC0415
+    from .mcp_server import serve as serve_stdio  # noqa: PLC0415 - mcp takes most of a second to import
+
+    compute = Compute(device=given.device or "auto", dtype=given.dtype or "float32", threads=given.threads)
+    serve_stdio(Home.find(given.home), compute)
+    return 0
+
+
+def demo(given: argparse.Namespace) -> int:
+    """Run the demonstration."""
+    from .demo import run_demo  # noqa: PLC0415 - mcp takes most of a second to import
+
+    return run_demo(Home.find(given.home))
+
+
+def _print_model(view: BaseModel, given: argparse.Namespace) -> None:
+    if format_of(given) == "json":
+        print(view.model_dump_json(indent=1))
+        return
+    for name, value in view.model_dump(mode="json").items():
+        shown = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+        print(f"{name}: {shown}")
+
+
+@contextmanager
+def interruptible() -> Generator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a cancellation, so that finished tables are kept; the second one kills."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop.is_set
+        return
+
+    def on_interrupt(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, before)
+        logging.getLogger(__name__).warning("stopping at the next batch; once more to stop at once")
+
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield stop.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def progress_line() -> Generator[ProgressHook | None]:
+    """A line of progress on stderr, when that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    console = Console(stderr=True)
+    with console.status("running") as status:
+        yield lambda done, total, message: status.update(f"{message or 'running'} {done:,} of {total:,}")

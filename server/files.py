@@ -1,0 +1,136 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..schemas.errors import StoreError
+
+TEMPORARY = ".tmp-"
+_REMEDIES = {
+    errno.ENOSPC: "Free some space there, or name another folder with --home.",
+    errno.EDQUOT: "Free some of your quota, or name another folder with --home.",
+    errno.EROFS: "Name a folder that can be written with --home.",
+    errno.EACCES: "Make the folder writable for you, or name another with --home.",
+    errno.EPERM: "Its file system refuses this (hard links are needed): name another folder with --home.",
+    errno.EOPNOTSUPP: "Its file system has no hard links: name another folder with --home.",
+}
+
+
+def store_error(action: str, path: Path, error: OSError) -> StoreError:
+    """Say which folder could not be used, why in words, and what to do."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    remedy = _REMEDIES.get(error.errno or 0, "Look at the folder, or name another with --home.")
+    return StoreError(f"cannot {action} {path}: {reason}. {remedy}")
+
+
+def make_folder(folder: Path) -> None:
+    """Create the folder and those above it.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise store_error("create the folder", folder, error) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Create the folder if need be and prove that a file can be published in it, by publishing one.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    make_folder(folder)
+    name = folder / f"{TEMPORARY}{secrets.token_hex(8)}-probe"
+    try:
+        with temporary(folder, b"probe", sync=False) as written:
+            os.link(written, name)
+        name.unlink()
+    except OSError as error:
+        raise store_error("write in the folder", folder, error) from error
+
+
+@contextmanager
+def temporary(folder: Path, data: bytes, *, sync: bool = True) -> Generator[Path]:
+    """Give a file of the folder that holds ``data``, on disk if ``sync``; it is gone afterwards."""
+    path = folder / f"{TEMPORARY}{secrets.token_hex(8)}"
+    try:
+        with path.open("xb") as stream:
+            stream.write(data)
+            stream.flush()
+            if sync:
+                os.fsync(stream.fileno())
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def publish(path: Path, data: bytes) -> bool:
+    """Make ``path`` appear with ``data`` in it, durably; False, and nothing written, when it is already there.
+
+    Raises:
+        StoreError: the folder cannot be written; nothing was left in it.
+    """
+    try:
+        with temporary(path.parent, data) as written:
+            try:
+                os.link(written, path)
+            except FileExistsError:
+                return False
+            _sync_or_take_back(path)
+    except OSError as error:
+        raise store_error("write", path, error) from error
+    return True
+
+
+def _sync_or_take_back(path: Path) -> None:
+    try:
+        sync_folder(path.parent)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write ``path``, taking the place of what is there, in one step.
+
+    Raises:
+        StoreError: the folder cannot be written; what was there is still there.
+    """
+    make_folder(path.parent)
+    try:
+        with temporary(path.parent, data) as written:
+            written.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise store_error("write", path, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, on the systems where a folder can be opened."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path) -> bytes:
+    """Content of a file of the store.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise store_error("read", path, error) from error

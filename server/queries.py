@@ -1,0 +1,206 @@
+"""Questions about what there is: types, stored results, bundles, and what a spec would do."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from ..schemas.catalogue import Experiment, catalogue, find
+from ..schemas.experiment_type import ExperimentType
+from ..schemas.manifest import Name
+from ..schemas.result import Record
+from ..schemas.spec import DatasetSlice, ExperimentSpec, Strict
+from . import tool_schema
+from .answers import Answer, RunList, RunRow, answer
+from .executor import Executor
+from .index import Entry, Query
+from .store import Store
+from .tool_schema import ExperimentOptions, ReadOptions, RunOptions
+
+if TYPE_CHECKING:
+    from ..context.context import Context
+    from ..context.contexts import Contexts
+
+
+class TypesArguments(Strict):
+    """Arguments of list_experiment_types."""
+
+    type: str | None = Field(default=None, description="Describe this type alone, dataset_slice and options included.")
+
+
+class SpecArguments(Strict):
+    """Arguments of run_spec."""
+
+    spec: dict[str, Any] = Field(
+        description="A spec as in its JSON file: type, feature_id, variables, and where wanted model_type, "
+        "dataset_slice, constraints, outputs, id, description, parent_hypothesis, rationale, parent_spec_id."
+    )
+    options: RunOptions = Field(default=RunOptions(), description="max_rows, response_format, fresh.")
+
+
+class ValidateArguments(Strict):
+    """Arguments of validate_spec."""
+
+    spec: dict[str, Any] = Field(description="A spec as for run_spec.")
+
+
+class GetArguments(ReadOptions):
+    """Arguments of get_run."""
+
+    spec_id: Name = Field(description="Id of the run.")
+    table: str | None = Field(default=None, description="Show a page of this table alone.")
+    offset: int = Field(default=0, ge=0, description="First row of each table that is shown.")
+
+
+class ListArguments(Strict):
+    """Arguments of list_results."""
+
+    feature_id: int | None = Field(default=None, ge=0, description="Only this feature.")
+    type: str | None = Field(default=None, description="Only this experiment type.")
+    model_type: Name | None = Field(default=None, description="Only this bundle.")
+    parent_hypothesis: str | None = Field(default=None, description="Only runs of this hypothesis.")
+    parent_spec_id: Name | None = Field(default=None, description="Only followups of this run.")
+    success: bool | None = Field(default=None, description="Only successes, or only failures.")
+    text: str | None = Field(default=None, description="Words that all occur in it.")
+    since: datetime | None = Field(default=None, description="Stored since (ISO 8601).")
+    until: datetime | None = Field(default=None, description="Stored until (ISO 8601).")
+    limit: int = Field(default=20, ge=1, le=100, description="Runs shown.")
+    offset: int = Field(default=0, ge=0, description="Runs skipped.")
+
+
+class ContextArguments(Strict):
+    """Arguments of describe_context."""
+
+    model_type: Name | None = Field(default=None, description="Bundle to describe; default: the default bundle.")
+
+
+class TypeView(Record):
+    """An experiment type."""
+
+    type: str
+    command: str = Field(description="Its subcommand on the command line.")
+    summary: str
+    methods: list[str]
+    cost: str
+    tables: list[str]
+    variables: dict[str, Any] = Field(description="Schema of each of its own arguments.")
+    required: list[str] = Field(description="Variables that have no default.")
+    dataset_slice: dict[str, Any] | None = None
+    options: dict[str, Any] | None = None
+
+
+class TypesView(Record):
+    """The experiment types."""
+
+    types: list[TypeView]
+    not_in_this_version: list[str] = Field(description="Types that are defined but have no runner yet.")
+
+
+class DryRunView(Record):
+    """What running a spec would do."""
+
+    valid: bool
+    spec: dict[str, Any] = Field(description="The spec with its defaults filled in.")
+    contexts: int
+    conditions: str
+    forward_passes: int
+    saved_passes: int
+    estimated_seconds: float | None = Field(description="Null while the speed of this bundle is unknown.")
+    stored: str | None = Field(description="Id of the stored answer to the same question.")
+    notes: list[str]
+
+
+class ContextView(Record):
+    """The bundles, and one of them in full."""
+
+    bundles: list[str]
+    default: str
+    open: list[str]
+    context: dict[str, Any] = Field(description="Sizes, vocabulary, rungs, device, cache, planted rules.")
+
+
+def describe_type(experiment: Experiment, *, full: bool = False) -> TypeView:
+    """Describe a type; ``full`` adds the slice and the options that every type takes."""
+    schema = tool_schema.schema_of(experiment.variables)
+    return TypeView(
+        type=experiment.type,
+        command=experiment.cli,
+        summary=experiment.summary,
+        methods=list(experiment.methods),
+        cost=experiment.cost,
+        tables=list(experiment.tables),
+        variables=schema.get("properties", {}),
+        required=schema.get("required", []),
+        dataset_slice=tool_schema.schema_of(DatasetSlice)["properties"] if full else None,
+        options=tool_schema.schema_of(ExperimentOptions)["properties"] if full else None,
+    )
+
+
+def describe_types(only: str | None = None) -> TypesView:
+    """Describe the types this version can run."""
+    if only is not None:
+        return TypesView(types=[describe_type(find(only), full=True)], not_in_this_version=[])
+    runnable = catalogue()
+    missing = [str(member) for member in ExperimentType if str(member) not in runnable]
+    return TypesView(types=[describe_type(item) for item in runnable.values()], not_in_this_version=missing)
+
+
+def dry_run(executor: Executor, spec: ExperimentSpec, context: Context) -> DryRunView:
+    """Find out what a spec would do."""
+    planned = executor.plan(spec, context)
+    return DryRunView(
+        valid=True,
+        spec=planned.spec.model_dump(mode="json"),
+        contexts=planned.plan.contexts,
+        conditions=planned.plan.conditions,
+        forward_passes=planned.plan.forward_passes,
+        saved_passes=planned.plan.saved_passes,
+        estimated_seconds=planned.estimated_seconds,
+        stored=planned.stored,
+        notes=list(planned.plan.notes),
+    )
+
+
+def get_run(store: Store, given: GetArguments) -> Answer:
+    """A stored result, or a page of one of its tables."""
+    path = store.path(given.spec_id)
+    return answer(store.result(given.spec_id), path, given.cut(offset=given.offset, table=given.table))
+
+
+def find_results(store: Store, given: ListArguments) -> tuple[int, list[Entry]]:
+    """How many stored results match, and a page of them."""
+    data = given.model_dump(exclude={"type", "model_type", "since", "until"})
+    query = Query(
+        experiment_type=given.type,
+        bundle=given.model_type,
+        since=_utc(given.since),
+        until=_utc(given.until),
+        **data,
+    )
+    return store.search(query)
+
+
+def _utc(moment: datetime | None) -> str | None:
+    """A time as the index writes it; one without a zone is taken as local."""
+    return moment.astimezone(UTC).isoformat() if moment is not None else None
+
+
+def list_results(store: Store, given: ListArguments) -> RunList:
+    """A page of the stored results."""
+    total, entries = find_results(store, given)
+    after = given.offset + len(entries)
+    more = f"offset={after} shows the next ones" if after < total else None
+    return RunList(total=total, offset=given.offset, runs=[RunRow.of(entry) for entry in entries], more=more)
+
+
+def describe_context(contexts: Contexts, given: ContextArguments) -> ContextView:
+    """The bundles there are, and one of them opened and described."""
+    described = contexts.get(given.model_type).describe()
+    return ContextView(
+        bundles=list(contexts.home.bundle_names()),
+        default=contexts.home.default_bundle(),
+        open=list(contexts.loaded()),
+        context=described,
+    )

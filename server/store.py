@@ -1,0 +1,297 @@
+"""Stored specs and results: JSON files are the truth, the index only finds them.
+
+``runs/specs`` and ``runs/results`` hold one file each a run, of the same name; ``runs/figures`` is for pictures. A file
+appears whole or not at all and is never overwritten. Names are written for people and never parsed: an id finds its
+file through the index, which is filled from what the files say.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ..schemas.errors import IdTakenError, RequestError, StoreError, UnknownNameError
+from ..schemas.manifest import is_name
+from ..schemas.result import ExperimentResult
+from ..schemas.spec import ExperimentSpec, parse_spec_json
+from . import files, index
+from .index import Entry, Index, Query
+
+_LEFTOVER_SECONDS = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Reindexed:
+    """What reading every stored result anew found.
+
+    Attributes:
+        count: results the index now knows.
+        unreadable: file name and reason of each result that could not be read; the files are left alone.
+        removed: temporary files of interrupted writers that were deleted.
+    """
+
+    count: int
+    unreadable: tuple[tuple[str, str], ...] = ()
+    removed: int = 0
+
+
+@dataclass
+class Store:
+    """The runs of one home folder; threads and processes may share the folder.
+
+    Args:
+        root: the folder ``runs``; it is created when something is first written.
+    """
+
+    root: Path
+    _unreadable: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.index = Index(self.root)
+
+    @property
+    def specs(self) -> Path:
+        """Folder of specs."""
+        return self.root / "specs"
+
+    @property
+    def results(self) -> Path:
+        """Folder of results."""
+        return self.root / "results"
+
+    def check_writable(self) -> None:
+        """Prove that a run could be stored.
+
+        Raises:
+            StoreError: it could not, and why.
+        """
+        for folder in (self.specs, self.results):
+            files.check_writable(folder)
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    def check_id(self, spec: ExperimentSpec) -> None:
+        """Raise IdTakenError when the spec's id belongs to another spec that is stored.
+
+        The files are asked, not the index: another host may have stored them. An id that was made up is random.
+        """
+        if "id" not in spec.model_fields_set:
+            return
+        for path in self.specs.glob(f"{spec.id}__f*.json"):
+            stored = read_spec(path)
+            if stored.id == spec.id and not same_question(stored, spec):
+                raise IdTakenError(
+                    f"id {spec.id!r} is taken by another spec ({stored.type} of feature {stored.feature_id}, {path}). "
+                    f"Leave the id out, or choose one that is free. Nothing was run."
+                )
+
+    def publish(self, spec: ExperimentSpec, result: ExperimentResult) -> Path:
+        """Store a spec with its result and return the result's file; both are on disk when this returns.
+
+        Raises:
+            IdTakenError: the id was taken meanwhile.
+            StoreError: the folder cannot be written; neither file was left in it.
+        """
+        for folder in (self.specs, self.results):
+            files.make_folder(folder)
+        name = spec.file_name()
+        with self.index.connect(write=True) as connection:
+            self.check_id(spec)
+            new_spec = files.publish(self.specs / name, spec.model_dump_json(indent=1).encode())
+            try:
+                stored = files.publish(self.results / name, result.model_dump_json(indent=1).encode())
+            except BaseException:
+                if new_spec:
+                    (self.specs / name).unlink(missing_ok=True)
+                raise
+            if not stored:
+                raise IdTakenError(f"id {spec.id!r} has a result already: choose a free id, or leave it out.")
+            index.put(connection, entry_of(result, name))
+        return self.results / name
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def find(self, spec_id: str) -> Entry | None:
+        """The entry of an id, or None."""
+        self._check_name(spec_id)
+        with self._current() as connection:
+            return index.get(connection, spec_id)
+
+    def entry(self, spec_id: str) -> Entry:
+        """The entry of an id.
+
+        Raises:
+            UnknownNameError: no result of that id is stored.
+        """
+        found = self.find(spec_id)
+        if found is None:
+            with self.index.connect() as connection:
+                known = index.ids(connection)
+            hint = f"They are in {self.results}; list_results (or `mechinterp-runner results`) searches them."
+            raise UnknownNameError("result id", spec_id, known, hint)
+        return found
+
+    def path(self, spec_id: str) -> Path:
+        """File of the stored result of an id."""
+        return self.results / self.entry(spec_id).file
+
+    def result(self, spec_id: str) -> ExperimentResult:
+        """Load the result of an id.
+
+        Raises:
+            UnknownNameError: no result of that id is stored.
+            StoreError: its file cannot be read.
+        """
+        return self.load(self.entry(spec_id))
+
+    def load(self, entry: Entry) -> ExperimentResult:
+        """Load the result of an entry."""
+        return read_result(self.results / entry.file)
+
+    def spec(self, spec_id: str) -> ExperimentSpec:
+        """Load the spec of an id; errors as for `result`."""
+        return read_spec(self.specs / self.entry(spec_id).file)
+
+    def by_digest(self, digest: str) -> Entry | None:
+        """The successful result of the same question, or None."""
+        with self._current() as connection:
+            return index.by_digest(connection, digest)
+
+    def search(self, query: Query) -> tuple[int, list[Entry]]:
+        """How many results match, and the page asked for, newest first."""
+        with self._current() as connection:
+            return index.search(connection, query)
+
+    # -- the index --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _current(self) -> Generator[sqlite3.Connection]:
+        """Open the index after reading into it what others have stored since it was last read."""
+        with self.index.connect() as connection:
+            if not index.is_current(connection, self.results):
+                self._read_folder(connection)
+            yield connection
+
+    def _read_folder(self, connection: sqlite3.Connection) -> None:
+        stamp = index.changed_ns(self.results)
+        there = {path.name for path in _json_files(self.results)}
+        known = index.file_names(connection)
+        gone, new = sorted(known - there), sorted(there - known - self._unreadable.keys())
+        if not gone and not new and not index.can_be_trusted(stamp):
+            return
+        with index.writing(connection):
+            index.forget(connection, gone)
+            for name in new:
+                self._read_file(connection, name)
+            if index.can_be_trusted(stamp):
+                index.mark_current(connection, stamp)
+
+    def _read_file(self, connection: sqlite3.Connection, name: str) -> None:
+        entry = self._read_entry(name)
+        twin = index.get(connection, entry.spec_id) if entry else None
+        if twin is not None and twin.file != name:
+            self._unreadable[name] = f"{self.results / name} has the id of {twin.file}; only that one is found."
+        elif entry is not None:
+            index.put(connection, entry)
+
+    def reindex(self) -> Reindexed:
+        """Read every result anew; unreadable ones are reported and left alone."""
+        self._unreadable.clear()
+        with self.index.connect(write=True) as connection:
+            index.clear(connection)
+        with self._current() as connection:
+            count = len(index.ids(connection))
+        removed = sum(_remove_leftovers(folder) for folder in (self.specs, self.results))
+        return Reindexed(count, tuple(sorted(self._unreadable.items())), removed)
+
+    def _read_entry(self, name: str) -> Entry | None:
+        try:
+            return entry_of(read_result(self.results / name), name)
+        except StoreError as error:
+            self._unreadable[name] = str(error)
+            return None
+
+    @staticmethod
+    def _check_name(spec_id: str) -> None:
+        if not is_name(spec_id):
+            raise RequestError(
+                f"id {spec_id!r} is not allowed: letters, digits, '.', '_' and '-' only, at most 64, no path."
+            )
+
+
+def same_question(first: ExperimentSpec, second: ExperimentSpec) -> bool:
+    """Whether two specs ask the same, apart from the words around the question."""
+    models = {first.model_type, second.model_type} - {None}
+    return first.scientific_fields() == second.scientific_fields() and len(models) < 2
+
+
+def entry_of(result: ExperimentResult, file: str) -> Entry:
+    """What the index keeps of a result."""
+    origin = result.provenance
+    return Entry(
+        spec_id=result.spec_id,
+        file=file,
+        experiment_type=result.experiment_type,
+        feature_id=result.feature_id,
+        bundle=origin.bundle,
+        digest=origin.digest,
+        success=result.success,
+        cached=result.cached,
+        headline=result.headline,
+        error_message=result.error_message,
+        description=origin.description,
+        rationale=origin.rationale,
+        parent_hypothesis=origin.parent_hypothesis,
+        parent_spec_id=origin.parent_spec_id,
+        stored_at=origin.started_at.isoformat() if origin.started_at else "",
+        duration_seconds=result.duration_seconds,
+    )
+
+
+def read_result(path: Path) -> ExperimentResult:
+    """Load a result file.
+
+    Raises:
+        StoreError: it is not there or is no result.
+    """
+    try:
+        return ExperimentResult.model_validate_json(files.read(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise StoreError(
+            f"{path} is no readable result: {where}: {first['msg']}. Restore or remove it, then `reindex`."
+        ) from error
+
+
+def read_spec(path: Path) -> ExperimentSpec:
+    """Load a spec file of the store.
+
+    Raises:
+        StoreError: it is not there or is no spec.
+    """
+    try:
+        return parse_spec_json(files.read(path), str(path))
+    except RequestError as error:
+        raise StoreError(f"{path} is no readable spec: {error} Restore or remove it.") from error
+
+
+def _json_files(folder: Path) -> Sequence[Path]:
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if path.suffix == ".json" and not path.name.startswith(".")]
+
+
+def _remove_leftovers(folder: Path) -> int:
+    """Delete temporary files no writer can still be at work on."""
+    old = time.time() - _LEFTOVER_SECONDS
+    found = [path for path in folder.glob(f"{files.TEMPORARY}*") if path.stat().st_mtime < old]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return len(found)

@@ -1,0 +1,52 @@
+"""The Python door."""
+
+from __future__ import annotations
+
+import mechinterp_runner
+import pytest
+from mechinterp_runner import ExperimentSpec, ExperimentType, get_runner_for_type, load_context, run
+from mechinterp_runner.schemas.errors import RequestError
+from mechinterp_runner.server.store import Store
+
+
+@pytest.fixture
+def spec():
+    variables = {"family": "swim_speed_up", "method": "observational"}
+    return ExperimentSpec(type=ExperimentType.FAMILY_1D_SWEEP, feature_id=1, variables=variables)
+
+
+def test_a_spec_runs_on_an_open_bundle_and_is_stored(home, data_bundle, spec):
+    context = load_context("toy")
+    result = run(spec, context)
+    assert result.success, result.error_message
+    assert result.aggregates is not None
+    assert result.headline in result.get_summary()
+    assert Store(home.runs).result(spec.id) == result
+
+
+def test_without_a_context_the_bundle_of_the_spec_is_opened(home, data_bundle, spec):
+    assert run(spec).provenance.bundle == "toy"
+
+
+def test_a_runner_runs_its_own_type_only(home, data_bundle, spec):
+    context = load_context("toy")
+    assert get_runner_for_type(spec.type).run(spec, context).success
+    other = ExperimentSpec(type="weapon_sweep", feature_id=1, variables={})
+    with pytest.raises(RequestError, match=r"runs 'family_1d_sweep'; the spec is a 'weapon_sweep'"):
+        get_runner_for_type(ExperimentType.FAMILY_1D_SWEEP).run(other, context)
+
+
+def test_a_type_that_is_unknown_names_the_nearest(toy):
+    with pytest.raises(RequestError, match="did you mean 'family_1d_sweep'"):
+        get_runner_for_type("family_1d_swep")
+
+
+def test_results_go_to_the_home_that_is_named(data_bundle, spec, tmp_path):
+    result = run(spec, load_context("toy"), home=tmp_path / "elsewhere", output_dir=tmp_path / "out")
+    assert Store(tmp_path / "elsewhere" / "runs").path(result.spec_id).is_file()
+    assert (tmp_path / "out" / spec.file_name()).is_file()
+
+
+def test_a_name_the_package_does_not_have_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = mechinterp_runner.nothing
