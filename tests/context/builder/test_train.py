@@ -69,11 +69,11 @@ def test_a_threshold_is_learned_in_a_few_seconds(codec: Codec, weapons: WeaponVo
     rule = demo_rules()[8].model_copy(update={"feature_id": 0})
     source = BatchSource(builds, np.full(len(builds), 1 / len(builds)), codec, weapons, [rule])
     with reproducible(seed=0, threads=1):
-        options = TrainOptions(steps=150, batch_size=128, warmup=20, learning_rate=5e-3)
+        options = TrainOptions(steps=100, batch_size=96, warmup=10, learning_rate=6e-3)
         trained = Trainer(TINY.params(codec, weapons), source, options, seed=0).run(silent)
         pooled = pooled_vectors(trained.model, codec, builds)
     hidden = pooled @ trained.probe_weight[0] + trained.probe_bias[0]
     wanted = rule_value(rule, builds, codec.vocabulary, weapons)
     assert np.corrcoef(np.clip(hidden, 0, 6), wanted)[0, 1] > 0.95
-    assert trained.curve[-1][0] == 150
+    assert trained.curve[-1][0] == 100
     assert trained.curve[-1][2] < 0.2 * trained.curve[0][2]
