@@ -32,6 +32,7 @@ _COLUMNS_KEPT = 64
 _DERIVED_KEPT = 64
 _REFERENCE_ROWS = 20_000
 _BLOCK = 50_000
+_PROBE_SETS = 256
 DEFAULT_CACHE_BYTES = 1 << 30
 
 
@@ -272,6 +273,12 @@ class Context:
     def seconds_per_pass(self) -> float | None:
         """Measured seconds a forward pass takes; None before the first, or without a model."""
         return self._oracle.seconds_per_pass() if self._oracle is not None else None
+
+    def measure_pass(self) -> float | None:
+        """Seconds a forward pass takes, trying the network on some examples when nothing was measured yet."""
+        if self._oracle is not None and self._oracle.seconds_per_pass() is None and self.examples is not None:
+            self._oracle.pooled(self.sets(np.arange(min(_PROBE_SETS, len(self.examples)))))
+        return self.seconds_per_pass()
 
     def describe(self) -> dict[str, Any]:
         """What the bundle is: sizes, vocabulary, rungs, device, cache, planted rules."""

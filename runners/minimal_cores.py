@@ -371,7 +371,7 @@ def _finding(
 ) -> Finding:
     return Finding(
         subject=best["core"],
-        relation=f"{'is' if found else 'is no common'} minimal core of feature {spec.feature_id}",
+        relation=f"{'is a' if found else 'is no common'} minimal core of feature {spec.feature_id}",
         effect=best["coverage_random"],
         ci_low=best["ci_low"],
         ci_high=best["ci_high"],

@@ -116,7 +116,7 @@ class Executor:
         resolved = _resolve(spec, ctx)
         self.store.check_id(resolved)
         plan = experiment.plan(resolved, ctx)
-        each = ctx.seconds_per_pass() if plan.forward_passes else 0.0
+        each = ctx.measure_pass() if plan.forward_passes else 0.0
         kept = self.store.by_digest(digest_of(resolved, ctx, experiment))
         seconds = None if each is None else each * plan.forward_passes
         return DryRun(resolved, plan, seconds, kept.spec_id if kept else None)

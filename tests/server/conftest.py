@@ -141,7 +141,7 @@ class FakeContext:
             raise RequestError(f"feature_id {feature} is out of range. Nothing was run.")
         return feature
 
-    def seconds_per_pass(self) -> float | None:
+    def measure_pass(self) -> float | None:
         return 0.001
 
     def describe(self) -> dict[str, Any]:
