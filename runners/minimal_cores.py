@@ -14,16 +14,23 @@ from ..context.context import Context
 from ..context.population import Population
 from ..schemas.catalogue import Plan, experiment
 from ..schemas.job import Job
-from ..schemas.result import Aggregates, Finding, Findings, Followup, Row, Status, Table
+from ..schemas.result import Aggregates, Finding, Findings, Followup, Row, Table
 from ..schemas.spec import ExperimentSpec, Variables
-from .design.constraints import describe_set
 from .design.core_outcomes import Core, Cut, Outcome, find_cores, lowest_rungs
-from .design.core_rows import CoreRow, ExampleRow, InhibitorRow, NecessityRow
+from .design.core_tables import (
+    CoreRow,
+    ExampleRow,
+    InhibitorRow,
+    NecessityRow,
+    core_row,
+    inhibitors,
+    necessity,
+    tested_examples,
+)
 from .design.lattice import WEAPON, Probe, all_members, background_weapons, lattice_cost, subset_sets
 from .design.report import dead_findings, diagnostics, followup, smallest_effect
 from .design.specificity import SPECIFIC
 from .design.transplant import transplant
-from .stats.tails import clopper_pearson
 
 Rows = NDArray[np.intp]
 EXAMPLES_STREAM = 7
@@ -146,20 +153,11 @@ def run(spec: MinimalCoresSpec, ctx: Context, job: Job) -> Findings:
     outcomes = find_cores(
         cases, probe, threshold=variables.retention_threshold, exact_limit=variables.exact_limit, seed=seed
     )
-    job.partial(_examples(ctx, outcomes, len(top), cut))
-    job.partial(_necessity(outcomes, variables.retention_threshold))
-    job.partial(_inhibitors(outcomes, min_effect))
+    job.partial(tested_examples(ctx, outcomes, len(top), cut))
+    job.partial(necessity(outcomes, variables.retention_threshold))
+    job.partial(inhibitors(outcomes, min_effect))
     cores = job.partial(_cores(spec, outcomes, len(top), probe, cut, population=population, min_effect=min_effect))
     return _findings(spec, ctx, population, job, outcomes=outcomes, cores=cores, min_effect=min_effect)
-
-
-def core_name(core: Core, cut: Cut) -> str:
-    """A core in words."""
-    if core == frozenset({WEAPON}) or (not core and not cut.weapon and not cut.clamp):
-        return "the weapon alone"
-    if not core:
-        return "the clamped families alone" if cut.clamp else "nothing"
-    return " + ".join(sorted(core, key=lambda name: (name == WEAPON, name)))
 
 
 def _cores(
@@ -178,7 +176,7 @@ def _cores(
         for core in outcome.cores:
             holders[core].append(index)
     order = sorted(holders, key=lambda core: (-len(holders[core]), len(core), sorted(core)))
-    rows = [_core_row(core, holders[core], outcomes, n_top=n_top, cut=cut) for core in order]
+    rows = [core_row(core, holders[core], outcomes, n_top=n_top, cut=cut) for core in order]
     followed = [core for core in order[:CORES_FOLLOWED] if core]
     if followed:
         moved = transplant(
@@ -203,92 +201,6 @@ def _cores(
             rows[order.index(core)] = rows[order.index(core)].model_copy(update=more)
     notes = [f"rungs and transplants are given for the {CORES_FOLLOWED} most frequent cores"]
     return Table.of("cores", CoreRow, rows, notes)
-
-
-def _core_row(core: Core, held_by: list[int], outcomes: Sequence[Outcome], *, n_top: int, cut: Cut) -> CoreRow:
-    n_random = len(outcomes) - n_top
-    among_random = sum(index >= n_top for index in held_by)
-    # Without a random half (few examples, all of them tested) the interval is that of all examples.
-    count, n = (among_random, n_random) if n_random else (len(held_by), len(outcomes))
-    low, high = (float(bound) for bound in clopper_pearson(float(count), n))
-    status: Status = "present" if low > 0.5 else ("conditional" if low > 0.1 else "unclear")
-    return CoreRow(
-        core=core_name(core, cut),
-        units=sorted(core),
-        rungs={},
-        size=len(core),
-        n=len(held_by),
-        coverage=len(held_by) / len(outcomes),
-        coverage_random=count / n,
-        ci_low=low,
-        ci_high=high,
-        mean_retention=float(np.mean([outcomes[i].cores[core] / outcomes[i].natural for i in held_by])),
-        exact=all(outcomes[i].exact for i in held_by),
-        transplant_delta=None,
-        transplant_low=None,
-        transplant_high=None,
-        transplant_rate=None,
-        specificity_p=None,
-        status=status,
-    )
-
-
-def _necessity(outcomes: Sequence[Outcome], threshold: float) -> Table:
-    drops: dict[str, list[tuple[float, bool]]] = defaultdict(list)
-    for outcome in outcomes:
-        for unit, value in outcome.without.items():
-            drops[unit].append((outcome.natural - value, value < threshold * outcome.natural))
-    rows: list[NecessityRow] = []
-    for unit, seen in drops.items():
-        lost = sum(is_lost for _, is_lost in seen)
-        low, high = (float(bound) for bound in clopper_pearson(float(lost), len(seen)))
-        mean_drop = float(np.mean([drop for drop, _ in seen]))
-        share = lost / len(seen)
-        rows.append(
-            NecessityRow(unit=unit, n=len(seen), share_lost=share, ci_low=low, ci_high=high, mean_drop=mean_drop)
-        )
-    rows.sort(key=lambda row: (-row.share_lost * row.n, row.unit))
-    return Table.of("necessity", NecessityRow, rows)
-
-
-def _inhibitors(outcomes: Sequence[Outcome], min_effect: float) -> Table:
-    rises: dict[str, list[float]] = defaultdict(list)
-    for outcome in outcomes:
-        for unit, value in outcome.without.items():
-            rises[unit].append(value - outcome.natural)
-    rows: list[InhibitorRow] = []
-    for unit, seen in rises.items():
-        raised = [rise for rise in seen if rise > min_effect]
-        if not raised:
-            continue
-        low, high = (float(bound) for bound in clopper_pearson(float(len(raised)), len(seen)))
-        share = len(raised) / len(seen)
-        rows.append(
-            InhibitorRow(
-                unit=unit, n=len(seen), share_raised=share, ci_low=low, ci_high=high, mean_raise=float(np.mean(raised))
-            )
-        )
-    rows.sort(key=lambda row: (-row.share_raised * row.n, row.unit))
-    return Table.of("inhibitors", InhibitorRow, rows)
-
-
-def _examples(ctx: Context, outcomes: Sequence[Outcome], n_top: int, cut: Cut) -> Table:
-    rows = [
-        ExampleRow(
-            example=outcome.case.row,
-            build=describe_set(outcome.case.natural, ctx),
-            activation=outcome.natural,
-            drawn="top" if index < n_top else "random",
-            n_units=len(outcome.case.names),
-            n_cores=len(outcome.cores),
-            smallest_core=core_name(min(outcome.cores, key=lambda core: (len(core), sorted(core))), cut)
-            if outcome.cores
-            else None,
-            exact=outcome.exact,
-        )
-        for index, outcome in enumerate(outcomes)
-    ]
-    return Table.of("examples", ExampleRow, rows)
 
 
 def _no_examples(spec: MinimalCoresSpec, ctx: Context, population: Population, min_effect: float, job: Job) -> Findings:
@@ -338,7 +250,7 @@ def _findings(
         "verdict": best["status"] if best and found else "nothing_specific",
     }
     return Findings(
-        headline=_headline(spec, best, p, found=found, scope=scope),
+        headline=_headline(spec, best, p, found=found, needed=_needed(job.tables["necessity"], n), scope=scope),
         findings=[] if best is None else [_finding(spec, best, n, p, found=found, population=population)],
         aggregates=Aggregates(n_samples=n, custom=custom),
         tables=list(job.tables.values()),
@@ -347,7 +259,9 @@ def _findings(
     )
 
 
-def _headline(spec: MinimalCoresSpec, best: dict[str, Any] | None, p: float | None, *, found: bool, scope: str) -> str:
+def _headline(
+    spec: MinimalCoresSpec, best: dict[str, Any] | None, p: float | None, *, found: bool, needed: str, scope: str
+) -> str:
     feature, tau = f"feature {spec.feature_id}", spec.variables.retention_threshold
     if best is None:
         return f"no core of {feature}: not even all units kept {tau:.0%} of the activation; {scope}"
@@ -359,11 +273,19 @@ def _headline(spec: MinimalCoresSpec, best: dict[str, Any] | None, p: float | No
             else f"; written into random builds it moves {feature} no more than random directions (p = {p:.2f})"
         )
         most = f"the most frequent is {best['core']}, {bounds}"
-        return f"nothing found: no core of {feature} is common, {most}{why}; {scope}"
+        return f"nothing found: no core of {feature} is common, {most}{why}{needed}; {scope}"
     at = ", ".join(f"{unit} from {rung} AP" for unit, rung in sorted(best["rungs"].items()))
     rungs = f" ({at})" if at else ""
     keeps = f"it alone keeps {tau:.0%} of the activation in {bounds}"
     return f"{best['core']}{rungs} is a minimal core of {feature}: {keeps}; {scope}"
+
+
+def _needed(necessity: Table, n: int) -> str:
+    """The unit that most examples cannot lose, where it is nearly all of them: cores may differ in the rest alone."""
+    first = necessity.rows[0] if necessity.rows else None
+    if first is None or first["share_lost"] * first["n"] < 0.9 * n:
+        return ""
+    return f"; yet {first['unit']} is needed in {first['share_lost']:.0%} of the {first['n']} that hold it"
 
 
 def _finding(

@@ -16,7 +16,7 @@ from ..schemas.facts import MAX_AP
 from ..schemas.job import Job
 from ..schemas.result import Aggregates, ConstraintViolation, Finding, Findings, Followup, Row, Table
 from ..schemas.spec import ExperimentSpec, Variables
-from .design.dominance import Dominance, Shared, dominance, shared_part
+from .design.dominance import Dominance, Shared, dominance, kit_numbers, shared_part
 from .design.effect_report import (
     conditional_text,
     effect_finding,
@@ -35,10 +35,11 @@ from .design.report import (
     interval,
     intervention_diagnostics,
     number,
+    plural,
     smallest_effect,
 )
 from .design.specificity import null_effects
-from .design.weapon_effects import GATING, WeaponEffect, floor_bound, weapon_effects
+from .design.weapon_effects import GATING, WeaponEffect, floor_bound, swap_numbers, weapon_effects
 from .design.weapon_stats import ClassStat, WeaponStat, WeaponTable, class_stats, weapon_stats, weapon_table
 from .stats.curve import winner_confirmed
 
@@ -235,7 +236,7 @@ def _observational(
             n,
             {
                 **_observational_numbers(ctx, table, ranked),
-                **_kit_numbers(leader, shared),
+                **kit_numbers(leader, shared),
                 "top_class": job.tables["class_stats"].rows[0]["weapon_class"],
             },
         ),
@@ -259,17 +260,6 @@ def _observational_numbers(ctx: Context, table: WeaponTable, ranked: list[int]) 
     }
 
 
-def _kit_numbers(leader: Dominance, shared: Shared | None) -> dict[str, Any]:
-    return {
-        "dominant_weapon_detected": leader.detected,
-        "dominant_weapon_ratio": leader.ratio,
-        "dominance_margin_low": leader.margin_low,
-        "shared_part": None if shared is None else f"{shared.part}: {shared.name}",
-        "shared_part_p": None if shared is None else shared.p_value,
-        "recommended_followup": "kit_sweep" if leader.detected or shared is not None else None,
-    }
-
-
 def _observational_headline(
     spec: WeaponSweepSpec, ctx: Context, table: WeaponTable, ranked: list[int], *, min_effect: float, scope: str
 ) -> str:
@@ -287,7 +277,7 @@ def _observational_headline(
     bounds = interval(float(low[top]), float(high[top]))
     adjusted = float(table.adjusted.coefficient[top])
     adjusted_text = "adjusted unknown" if np.isnan(adjusted) else f"{number(adjusted)} with abilities held fixed"
-    more = f" and {len(acting) - 1} more weapons stand out" if len(acting) > 1 else " stands out"
+    more = f" and {plural(len(acting) - 1, 'more weapon')} stand out" if len(acting) > 1 else " stands out"
     return f"{name}{more} on {feature}: {effect} {bounds} against the mean, {adjusted_text}; {scope}"
 
 
@@ -372,7 +362,7 @@ def _interventional(
         aggregates=summarise(
             effects.effects.mean,
             effects.effects.n,
-            _interventional_numbers(effects, names, readout.activation, confirmed=confirmed),
+            swap_numbers(effects, names, readout.activation, confirmed=confirmed),
         ),
         tables=list(job.tables.values()),
         diagnostics=plain,
@@ -387,28 +377,8 @@ def _interventional_headline(
     if not acting:
         subject = f"swapping the weapon ({names[top]})"
         return f"{nothing_text(effects, subject, spec.feature_id, min_effect)}; {tail}"
-    others = f"; {len(acting) - 1} more weapons act" if len(acting) > 1 else ""
+    others = f"; {plural(len(acting) - 1, 'more weapon')} also" if len(acting) > 1 else ""
     if effects.status[top] == "conditional":
         return f"{names[top]} acts on feature {spec.feature_id} {conditional_text(effects, top)}{others}; {tail}"
     against = f"against the mean over {len(names)} weapons"
     return f"{names[top]} drives feature {spec.feature_id}: {effect_text(effects, top)} {against}{others}; {tail}"
-
-
-def _interventional_numbers(
-    effects: EffectTable, names: list[str], activation: Floats, *, confirmed: bool | None
-) -> dict[str, Any]:
-    mean, acting = effects.effects.mean, effects.acting()
-    top, bottom = int(np.argmax(mean)), int(np.argmin(mean))
-    return {
-        "method": "interventional",
-        "top_weapon": names[top],
-        "top_weapon_mean": float(activation[top + 1].mean()),
-        "top_weapon_delta": float(mean[top]),
-        "bottom_weapon": names[bottom],
-        "weapon_range": float(mean[top] - mean[bottom]),
-        "n_weapons": len(names),
-        "acting_weapons": [names[i] for i in leading(effects)] if acting else [],
-        "winner_confirmed": confirmed,
-        "specificity_p": float(effects.specificity[leading(effects)[0]]),
-        "verdict": effects.status[leading(effects)[0]] if acting else "nothing_specific",
-    }

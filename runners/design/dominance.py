@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -90,3 +91,15 @@ def shared_part(ctx: Context, acting: Sequence[int], pool: Sequence[int]) -> Sha
 
 def _part(kit: Weapon, part: str) -> str:
     return (kit.sub if part == "sub" else kit.special) or ""
+
+
+def kit_numbers(leader: Dominance, shared: Shared | None) -> dict[str, Any]:
+    """The numbers of dominance and of the shared part, for ``custom``."""
+    return {
+        "dominant_weapon_detected": leader.detected,
+        "dominant_weapon_ratio": leader.ratio,
+        "dominance_margin_low": leader.margin_low,
+        "shared_part": None if shared is None else f"{shared.part}: {shared.name}",
+        "shared_part_p": None if shared is None else shared.p_value,
+        "recommended_followup": "kit_sweep" if leader.detected or shared is not None else None,
+    }

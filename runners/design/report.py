@@ -36,6 +36,11 @@ def interval(low: float, high: float) -> str:
     return f"[{low:.2f}, {high:.2f}]" if max(abs(low), abs(high)) >= 0.1 else f"[{low:.3f}, {high:.3f}]"
 
 
+def plural(count: int, noun: str) -> str:
+    """A count with its noun: 1 weapon, 2 weapons."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def short_name(family: str) -> str:
     """The community's abbreviation of an ability (SCU), or the token where there is none."""
     return ABILITIES[family].short if family in ABILITIES else family

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ...context.context import Context
 from ...schemas.result import ConstraintViolation, Table
+from .effect_report import leading
 from .effect_rows import EffectRow, EffectTable
 
 Floats = NDArray[np.floating[Any]]
@@ -70,3 +71,24 @@ def weapon_effects(ctx: Context, effects: EffectTable, weapons: list[int], shown
     if len(shown) < len(weapons):
         notes.append(f"{len(shown)} of {len(weapons)} weapons: the largest effects")
     return Table.from_columns("weapon_effects", WeaponEffect, rows, notes)
+
+
+def swap_numbers(
+    effects: EffectTable, names: list[str], activation: Floats, *, confirmed: bool | None
+) -> dict[str, Any]:
+    """Numbers of the swapped weapons, for ``custom``; activation is [k + 1, m], base first."""
+    mean, acting = effects.effects.mean, effects.acting()
+    top, bottom = int(np.argmax(mean)), int(np.argmin(mean))
+    return {
+        "method": "interventional",
+        "top_weapon": names[top],
+        "top_weapon_mean": float(activation[top + 1].mean()),
+        "top_weapon_delta": float(mean[top]),
+        "bottom_weapon": names[bottom],
+        "weapon_range": float(mean[top] - mean[bottom]),
+        "n_weapons": len(names),
+        "acting_weapons": [names[i] for i in leading(effects)] if acting else [],
+        "winner_confirmed": confirmed,
+        "specificity_p": float(effects.specificity[leading(effects)[0]]),
+        "verdict": effects.status[leading(effects)[0]] if acting else "nothing_specific",
+    }
