@@ -3,6 +3,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
+# Idle threads of one process must not spin on the cores that another needs.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: demo test lint format wheel names clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt

@@ -134,7 +134,9 @@ def verify_bundle(given: argparse.Namespace) -> int:
     from ..context.bundle import Bundle  # noqa: PLC0415 - numpy, not for --help
 
     home = Home.find(given.home)
-    folder = Path(given.bundle) if given.bundle else home.bundle_path(given.name or home.default_bundle())
+    # On the command line a path is the user's own; a plain name is always that of a bundle in the home folder.
+    own = given.bundle or (given.name if given.name and Path(given.name).name != given.name else None)
+    folder = Path(own) if own else home.bundle_path(given.name or home.default_bundle())
     bundle = Bundle.open(folder, hash_files=True)
     sizes = f"{bundle.manifest.n_features:,} features, {bundle.manifest.n_examples:,} examples"
     print(f"{folder}: {len(bundle.manifest.files)} files as the manifest states; {sizes}")

@@ -76,14 +76,14 @@ def test_a_part_of_a_rule_acts_with_its_sign_where_the_rest_is_there(ask, demo, 
     ],
 )
 def test_the_minimal_core_is_exactly_the_units_of_the_rule(ask, demo, feature, units):
-    answer = ask(demo, CORES, feature, max_examples=40)
+    answer = ask(demo, CORES, feature, max_examples=24)
     assert answer.custom["top_core_units"] == units
     assert answer.custom["verdict"] == "present"
     assert answer.custom["top_core_coverage"] >= 0.9
 
 
 def test_either_leg_of_the_redundant_or_is_a_core(ask, demo):
-    answer = ask(demo, CORES, 5, max_examples=40)
+    answer = ask(demo, CORES, 5, max_examples=24)
     assert {row["core"] for row in answer.rows("cores")[:2]} == {"special_power_up", "special_saver"}
 
 

@@ -185,6 +185,7 @@ def test_a_bundle_is_verified_and_a_flipped_byte_found(cli, data_bundle):
     status, out, _ = cli("bundle", "verify", "toy")
     assert status == 0
     assert "8 features, 600 examples" in out
+    assert cli("bundle", "verify", str(data_bundle))[1] == out
     file = data_bundle / "pooled.npy"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
