@@ -44,6 +44,17 @@ class Readout:
     activation: Floats
 
 
+def _open_sae(bundle: Bundle) -> SparseAutoencoder | None:
+    """Read the autoencoder of a bundle; None when it has none."""
+    if not bundle.has("sae.safetensors"):
+        return None
+    state = bundle.tensors("sae.safetensors")
+    try:
+        return SparseAutoencoder.from_state(state)
+    except BundleError as error:
+        raise BundleError(f"{bundle.path / 'sae.safetensors'}: {error}") from error
+
+
 class Context:
     """A bundle with its network, SAE and examples, opened once and asked many times.
 
@@ -68,9 +79,7 @@ class Context:
         self.vocabulary = bundle.vocabulary()
         self.weapons = bundle.weapon_vocabulary()
         self.examples = open_examples(bundle, self.vocabulary, len(self.weapons))
-        self.sae = (
-            SparseAutoencoder.from_state(bundle.tensors("sae.safetensors")) if bundle.has("sae.safetensors") else None
-        )
+        self.sae = _open_sae(bundle)
         self._oracle = oracle or self._network(cache_bytes)
         self._columns: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
         self._derived: OrderedDict[object, Any] = OrderedDict()

@@ -184,17 +184,14 @@ def _interventional(
     job.partial(_rung_deltas(spec, ctx, table, levels, readout.activation[0]))
     gaps = job.partial(confounding(curve, table, levels))
     acting, top = table.acting(), leading(table)[0]
-    shape = Curve("none")
-    if acting:
-        shape = describe_curve([0, *levels], readout.activation.T, table.weights, min_effect)
+    curves, rng = readout.activation.T, np.random.default_rng([seed, CONFIRM_STREAM])
+    shape = describe_curve([0, *levels], curves, table.weights, min_effect) if acting else Curve("none")
     custom: dict[str, Any] = {
         "method": "interventional",
         "family": spec.variables.family,
         **_shape_numbers(shape, table, levels, acting),
-        **_trend_numbers(trend([0, *levels], readout.activation.T, population.size)),
-        "winner_confirmed": winner_confirmed(table.differences, np.random.default_rng([seed, CONFIRM_STREAM]))
-        if acting
-        else None,
+        **_trend_numbers(trend([0, *levels], curves, population.size)),
+        "winner_confirmed": winner_confirmed(table.differences, rng) if acting else None,
         **largest_gap(gaps),
     }
     plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job)
@@ -342,24 +339,30 @@ def _observational(
             f"nothing above {min_effect:.2f} found between {name} and {feature}: at most {effect} {where}; {scope}"
         )
         followups = []
-    deltas = within.coefficient[known]
-    finding = Finding(
-        subject=f"{spec.variables.family} at {level} AP",
-        relation=f"goes with {feature}",
-        effect=float(within.coefficient[top]),
-        ci_low=float(low[top]),
-        ci_high=float(high[top]),
-        status=curve.status[top] or "unclear",
-        n=int(curve.means.n[top + 1]),
-        method="observational",
-        population=population.description,
-        table="rung_stats",
-    )
     return Findings(
         headline=headline,
-        findings=[finding],
-        aggregates=summarise(deltas, len(population), custom | {"max_rung": level, "verdict": curve.status[top]}),
+        findings=[_observed_finding(spec, curve, top, (float(low[top]), float(high[top])), population.description)],
+        aggregates=summarise(
+            within.coefficient[known], len(population), custom | {"max_rung": level, "verdict": curve.status[top]}
+        ),
         tables=list(job.tables.values()),
         diagnostics=plain,
         followups=followups,
+    )
+
+
+def _observed_finding(
+    spec: FamilySweepSpec, curve: ObservedCurve, index: int, bounds: tuple[float, float], population: str
+) -> Finding:
+    return Finding(
+        subject=f"{spec.variables.family} at {curve.levels[index + 1]} AP",
+        relation=f"goes with feature {spec.feature_id}",
+        effect=None if curve.within is None else float(curve.within.coefficient[index]),
+        ci_low=bounds[0],
+        ci_high=bounds[1],
+        status=curve.status[index] or "unclear",
+        n=int(curve.means.n[index + 1]),
+        method="observational",
+        population=population,
+        table="rung_stats",
     )

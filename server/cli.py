@@ -99,7 +99,7 @@ def _add_others(add: Callable[[str, str, Command], Any]) -> None:
     add_common(add("demo", "see it work: server, client, one experiment", commands.demo), runs=False)
     bundle = add("bundle", "check a bundle", commands.verify_bundle)
     bundle.add_argument("action", choices=("verify",), help="verify: hash every file and compare with the manifest")
-    bundle.add_argument("name", nargs="?", metavar="NAME", help="name or folder of the bundle; default: the default bundle")
+    bundle.add_argument("name", nargs="?", metavar="NAME", help="name or folder; default: the default bundle")
     bundle.add_argument("--bundle", metavar="DIR", default=argparse.SUPPRESS, help="folder of the bundle")
     add_common(bundle, runs=False)
     build = add("build", "train a bundle, from a table of builds or the demo one", build_command.build)

@@ -102,7 +102,7 @@ class TableOptions:
     max_examples: int = 100_000
     per_build: int = 5
     size: ModelSize = field(default_factory=ModelSize)
-    train: TrainOptions = field(default_factory=lambda: TrainOptions(steps=2500))
+    train: TrainOptions = field(default_factory=lambda: TrainOptions(steps=1500))
     sparse: SparseOptions = field(default_factory=SparseOptions)
     ignore_columns: tuple[str, ...] = ()
 

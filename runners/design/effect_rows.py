@@ -99,7 +99,7 @@ def effect_table(
     Args:
         activation: [k, m] under the conditions.
         pre: [k, m], pre-activations.
-        base: (activation, pre) to compare with, [m] or, where every condition has a base of its own, [k, m].
+        base: (activation, pre) to compare with: [m], or [k, m] where every condition has its own.
         population: examples the contexts were drawn from.
         min_effect: smallest effect of interest.
         null: what random directions do; None where unknown.
@@ -109,10 +109,8 @@ def effect_table(
     weights = bootstrap_weights(d.shape[0], np.random.default_rng([seed, BOOTSTRAP_STREAM]))
     effects = paired_effects(d, population, min_effect, weights)
     status, needed = verdicts(effects, min_effect)
-    specificity = np.full(len(status), np.nan)
-    if null is not None:
-        rows = zip(status, effects.mean.tolist(), effects.mean_responders.tolist(), strict=True)
-        specificity = np.array([null.p_value(*row) for row in rows])
+    rows = zip(status, effects.mean.tolist(), effects.mean_responders.tolist(), strict=True)
+    specificity = np.array([np.nan if null is None else null.p_value(*row) for row in rows])
     columns = {
         "mean_delta": effects.mean,
         "std_error": effects.std_error,

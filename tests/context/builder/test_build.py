@@ -108,10 +108,15 @@ def test_a_demo_that_does_not_follow_its_rules_is_not_written(tmp_path: Path) ->
 
 
 def test_building_leaves_torch_s_settings_and_randomness_alone(tmp_path: Path) -> None:
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.get_rng_state().clone()
-    build_demo(tmp_path / "toy", dataclasses.replace(TOY, threads=2))
-    assert before[:2] == (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
-    assert torch.equal(before[2], torch.get_rng_state())
+    threads, randomness = torch.get_num_threads(), torch.get_rng_state().clone()
+    torch.set_num_threads(2)
+    try:
+        build_demo(tmp_path / "toy", TOY)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.equal(randomness, torch.get_rng_state())
 
 
 def test_a_table_becomes_a_bundle_without_planted_rules(tmp_path: Path) -> None:
