@@ -45,7 +45,7 @@ def build(given: argparse.Namespace) -> int:
     manifest = made.manifest
     print(f"{out}: {manifest.n_features:,} features, {manifest.n_examples:,} examples, in {made.seconds:.0f} s")
     if made.table is not None:
-        print(made.table.summary())
+        print(*made.table.lines(), sep="\n")
     print(f"use it with --bundle {out}, or by name from the folder `bundles` of the home folder")
     return 0
 
