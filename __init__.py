@@ -1,12 +1,14 @@
 """Typed, reproducible interpretability experiments on sparse-autoencoder features.
 
-from mechinterp_runner import ExperimentSpec, ExperimentType, load_context, run
+Example::
 
-ctx = load_context("demo")
-spec = ExperimentSpec(
-    type=ExperimentType.FAMILY_1D_SWEEP, feature_id=0, variables={"family": "special_charge_up"}
-)
-print(run(spec, ctx).get_summary())
+    from mechinterp_runner import ExperimentSpec, ExperimentType, load_context, run
+
+    ctx = load_context("demo")
+    spec = ExperimentSpec(
+        type=ExperimentType.FAMILY_1D_SWEEP, feature_id=0, variables={"family": "special_charge_up"}
+    )
+    print(run(spec, ctx).get_summary())
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from .schemas.experiment_type import ExperimentType
     from .schemas.result import ExperimentResult
     from .schemas.spec import DatasetSlice, ExperimentSpec
-    from .server.api import get_runner_for_type, run
+    from .server.api import get_runner_for_type, run, to_frame
 
 __version__: str
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "get_runner_for_type",
     "load_context",
     "run",
+    "to_frame",
 ]
 
 _HOMES = {
@@ -45,6 +48,7 @@ _HOMES = {
     "get_runner_for_type": "server.api",
     "load_context": "context.contexts",
     "run": "server.api",
+    "to_frame": "server.api",
 }
 
 

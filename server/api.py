@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..context.home import Home
 from ..schemas.catalogue import Experiment, find
-from ..schemas.errors import RequestError
+from ..schemas.errors import RequestError, UnknownNameError
 from ..schemas.job import Job
 from ..schemas.result import ExperimentResult
 from ..schemas.spec import ExperimentSpec
@@ -16,6 +16,8 @@ from .executor import Executor
 from .store import Store
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ..context.context import Context
 
 
@@ -76,3 +78,17 @@ def get_runner_for_type(experiment_type: str) -> Runner:
         RequestError: there is no such type, or this version cannot run it.
     """
     return Runner(find(str(experiment_type)))
+
+
+def to_frame(result: ExperimentResult, table: str) -> pd.DataFrame:
+    """A table of a result as a pandas DataFrame, its columns in the table's order.
+
+    Raises:
+        UnknownNameError: the result has no such table.
+    """
+    import pandas as pd  # noqa: PLC0415 - a third of a second that no run needs
+
+    if table not in result.tables:
+        raise UnknownNameError("table", table, result.tables)
+    found = result.tables[table]
+    return pd.DataFrame(found.rows, columns=found.columns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mechinterp_runner
 import pytest
-from mechinterp_runner import ExperimentSpec, ExperimentType, get_runner_for_type, load_context, run
+from mechinterp_runner import ExperimentSpec, ExperimentType, get_runner_for_type, load_context, run, to_frame
 from mechinterp_runner.schemas.errors import RequestError
 from mechinterp_runner.server.store import Store
 
@@ -45,6 +45,15 @@ def test_results_go_to_the_home_that_is_named(data_bundle, spec, tmp_path):
     result = run(spec, load_context("toy"), home=tmp_path / "elsewhere", output_dir=tmp_path / "out")
     assert Store(tmp_path / "elsewhere" / "runs").path(result.spec_id).is_file()
     assert (tmp_path / "out" / spec.file_name()).is_file()
+
+
+def test_a_table_becomes_a_data_frame_with_its_columns_in_order(home, data_bundle, spec):
+    result = run(spec, load_context("toy"))
+    frame = to_frame(result, "rung_stats")
+    assert list(frame.columns) == result.tables["rung_stats"].columns
+    assert int(frame["n"].sum()) == 600
+    with pytest.raises(RequestError, match="did you mean 'rung_stats'"):
+        to_frame(result, "rung_stat")
 
 
 def test_a_name_the_package_does_not_have_is_an_attribute_error():
