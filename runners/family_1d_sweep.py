@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -36,6 +37,7 @@ from .design.report import (
     interval,
     intervention_diagnostics,
     number,
+    plural,
     smallest_effect,
     with_short,
 )
@@ -130,7 +132,17 @@ def plan(spec: FamilySweepSpec, ctx: Context) -> Plan:
     if spec.variables.method == "observational" or population.dead:
         return Plan(contexts=len(population), conditions="the examples grouped by level", notes=population.warnings)
     levels = sorted(set(_levels(spec, ctx).values()))
-    return _design(spec, ctx).plan(ctx, f"absent and {len(levels)} rungs of {spec.variables.family}")
+    found = _design(spec, ctx).plan(ctx, f"absent and {plural(len(levels), 'rung')} of {spec.variables.family}")
+    return replace(found, notes=(*found.notes, *_resolutions(spec, ctx)))
+
+
+def _resolutions(spec: FamilySweepSpec, ctx: Context) -> list[str]:
+    """What to say of AP values that are no rung of the vocabulary."""
+    return [
+        f"rung {rung} is no rung of the vocabulary: {resolved} is used, as the tokenizer does"
+        for rung, resolved in _levels(spec, ctx).items()
+        if rung != resolved
+    ]
 
 
 @experiment(
@@ -151,9 +163,8 @@ def run(spec: FamilySweepSpec, ctx: Context, job: Job) -> Findings:
     if population.dead:
         tables = [Table(name=name, columns=list(row.model_fields), rows=[]) for name, row in TABLES.items()]
         return dead_findings(spec, ctx, population, job, method=method, tables=tables)
-    for rung, resolved in _levels(spec, ctx).items():
-        if rung != resolved:
-            job.warn(f"rung {rung} is no rung of the vocabulary: {resolved} was used, as the tokenizer does")
+    for resolution in _resolutions(spec, ctx):
+        job.warn(resolution)
     min_effect = smallest_effect(spec, ctx, spec.variables.min_effect) or 0.0
     curve = observed_curve(ctx, population, spec.variables.family, min_effect, job)
     main_only = ctx.vocabulary.is_main_only(spec.variables.family)

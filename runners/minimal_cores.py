@@ -35,6 +35,7 @@ from .design.transplant import transplant
 Rows = NDArray[np.intp]
 EXAMPLES_STREAM = 7
 CORES_FOLLOWED = 5
+FEW_EXAMPLES = 20
 TABLES: dict[str, type[Row]] = {
     "cores": CoreRow,
     "necessity": NecessityRow,
@@ -250,7 +251,7 @@ def _findings(
         "verdict": best["status"] if best and found else "nothing_specific",
     }
     return Findings(
-        headline=_headline(spec, best, p, found=found, needed=_needed(job.tables["necessity"], n), scope=scope),
+        headline=_headline(spec, best, p, n=n, found=found, needed=_needed(job.tables["necessity"], n), scope=scope),
         findings=[] if best is None else [_finding(spec, best, n, p, found=found, population=population)],
         aggregates=Aggregates(n_samples=n, custom=custom),
         tables=list(job.tables.values()),
@@ -260,7 +261,14 @@ def _findings(
 
 
 def _headline(
-    spec: MinimalCoresSpec, best: dict[str, Any] | None, p: float | None, *, found: bool, needed: str, scope: str
+    spec: MinimalCoresSpec,
+    best: dict[str, Any] | None,
+    p: float | None,
+    *,
+    n: int,
+    found: bool,
+    needed: str,
+    scope: str,
 ) -> str:
     feature, tau = f"feature {spec.feature_id}", spec.variables.retention_threshold
     if best is None:
@@ -273,7 +281,8 @@ def _headline(
             else f"; written into random builds it moves {feature} no more than random directions (p = {p:.2f})"
         )
         most = f"the most frequent is {best['core']}, {bounds}"
-        return f"nothing found: no core of {feature} is common, {most}{why}{needed}; {scope}"
+        start = "too few examples to tell" if n < FEW_EXAMPLES else f"nothing found: no core of {feature} is common"
+        return f"{start}, {most}{why}{needed}; {scope}"
     at = ", ".join(f"{unit} from {rung} AP" for unit, rung in sorted(best["rungs"].items()))
     rungs = f" ({at})" if at else ""
     keeps = f"it alone keeps {tau:.0%} of the activation in {bounds}"

@@ -104,11 +104,13 @@ def followup(spec: ExperimentSpec, type_name: str, variables: Mapping[str, Any],
     Raises:
         RequestError: the spec would not be accepted (a fault of the runner that proposes it).
     """
+    # A sample size belongs to the type it was chosen for: another type draws its own.
+    kept = None if spec.type == type_name else {"sample_size"}
     fields: dict[str, Any] = {
         "type": type_name,
         "feature_id": spec.feature_id,
         "model_type": spec.model_type,
-        "dataset_slice": spec.dataset_slice.model_dump(mode="json", exclude_defaults=True),
+        "dataset_slice": spec.dataset_slice.model_dump(mode="json", exclude_defaults=True, exclude=kept),
         "variables": dict(variables),
         "parent_spec_id": spec.id,
         "parent_hypothesis": spec.parent_hypothesis,

@@ -128,8 +128,9 @@ def _range_bounds(d: Floats, level: float) -> tuple[Floats, Floats]:
     positive, negative = (d > NONZERO).sum(axis=0), (d < -NONZERO).sum(axis=0)
     rate_up, rate_down = clopper_pearson(positive, m, level)[1], clopper_pearson(negative, m, level)[1]
     silent = (positive == 0) & (negative == 0)
-    # No change seen in m contexts: the rule of three bounds the rate of change by 3/m.
-    rate_up, rate_down = np.where(silent, 3.0 / m, rate_up), np.where(silent, 3.0 / m, rate_down)
+    # No change seen in m contexts: the rule of three bounds the rate of change by 3/m at 95 %, -ln(1 - level)/m else.
+    silent_rate = 3.0 / m * np.log(1.0 - level) / np.log(1.0 - LEVEL)
+    rate_up, rate_down = np.where(silent, silent_rate, rate_up), np.where(silent, silent_rate, rate_down)
     return -RANGE * np.minimum(rate_down, 1.0), RANGE * np.minimum(rate_up, 1.0)
 
 
@@ -169,14 +170,22 @@ def verdicts(effects: PairedEffects, min_effect: float) -> tuple[list[Status], l
 
 
 def _contexts_needed(effects: PairedEffects, index: int, min_effect: float) -> int | None:
-    """Contexts at which the interval or the rate would leave its threshold, at today's estimates."""
+    """Contexts at which the interval and the rate would leave their thresholds, at today's estimates."""
     n = effects.n
     mean, rate = abs(float(effects.mean[index])), float(effects.responder_rate[index])
     width = float(effects.sim_high[index] - effects.sim_low[index]) / 2.0
     gap = abs(mean - min_effect)
-    for_mean = n * (width / gap) ** 2 if gap > 0 else np.inf
-    distance = abs(rate - RATE_OF_INTEREST)
-    spread = max(rate * (1.0 - rate), RATE_OF_INTEREST / 4.0)
-    for_rate = 3.84 * spread / distance**2 if distance > 0 else np.inf
-    worst = max(for_mean, for_rate)
+    # Student's interval narrows as 1/sqrt(n); bounds from a rate narrow as 1/n.
+    power = 1 if effects.few[index] else 2
+    for_mean = n * (width / gap) ** power if gap > 0 else np.inf
+    worst = max(for_mean, _contexts_for_rate(rate, silent=float(effects.responder_high[index]) <= 3.0 / n))
     return int(np.ceil(max(worst, n + 1))) if np.isfinite(worst) and worst < 1e9 else None
+
+
+def _contexts_for_rate(rate: float, *, silent: bool) -> float:
+    """Contexts at which a rate's interval would lie on one side of 1 %."""
+    if rate == 0.0:
+        # Upper bound below 1 % without a responder: 3/n where nothing changes at all, else 1 - 0.025 ** (1/n).
+        return 3.0 / RATE_OF_INTEREST + 1 if silent else np.log(0.025) / np.log(1.0 - RATE_OF_INTEREST) + 1
+    distance = abs(rate - RATE_OF_INTEREST)
+    return 3.84 * max(rate * (1.0 - rate), RATE_OF_INTEREST / 4.0) / distance**2 if distance > 0 else np.inf

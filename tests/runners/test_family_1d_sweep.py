@@ -251,6 +251,18 @@ def test_the_plan_announces_the_passes_the_run_makes(fresh_world, ask):
     assert find(SWEEP).plan(parse_spec(fields), ctx).forward_passes == 0
 
 
+def test_the_plan_says_which_rungs_resolve_downwards(world):
+    fields = {"type": SWEEP, "feature_id": 0, "variables": {"family": "special_charge_up", "rungs": [41]}}
+    assert any("rung 41" in note and "38" in note for note in find(SWEEP).plan(parse_spec(fields), world).notes)
+
+
+def test_a_followup_of_another_type_keeps_the_slice_but_not_the_sample_size(ask, world):
+    part = {"sample_size": 100, "weapon_exclude": [40]}
+    answer = ask(world, SWEEP, "threshold", family="special_charge_up", slice=part)
+    assert answer.findings.followups[0].spec["type"] == "minimal_cores"
+    assert answer.findings.followups[0].spec["dataset_slice"] == {"weapon_exclude": [40]}
+
+
 def test_a_second_feature_on_the_same_contexts_costs_no_pass(fresh_world, ask):
     ctx, _ = fresh_world
     ask(ctx, SWEEP, "threshold", family="special_charge_up")

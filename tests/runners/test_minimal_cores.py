@@ -199,6 +199,11 @@ def test_no_example_above_the_effect_of_interest_is_said_and_not_guessed(ask, wo
     assert answer.custom["n_examples"] == 0
 
 
+def test_a_handful_of_examples_is_called_too_few_and_not_a_negative_result(ask, world):
+    answer = ask(world, CORES, "and", max_examples=2)
+    assert answer.headline.startswith("too few examples to tell")
+
+
 def test_the_plan_counts_the_lattice_passes(fresh_world):
     ctx, _ = fresh_world
     fields = {"type": CORES, "feature_id": 2, "variables": {"max_examples": 6}}

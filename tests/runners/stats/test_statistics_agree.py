@@ -263,3 +263,23 @@ def test_a_winner_of_pure_noise_is_seldom_confirmed_and_a_real_one_always():
     real = rng.normal(size=(100, 20)) + np.eye(20)[3] * 2
     assert winner_confirmed(real, rng) is True
     assert winner_confirmed(real[:20], rng) is None
+
+
+@pytest.mark.parametrize("few", [0, 3])
+def test_the_contexts_said_to_settle_an_unclear_row_do_settle_it(few):
+    def status(m: int) -> tuple[str, int | None]:
+        d = np.zeros((m, 1))
+        d[:few] = 0.01
+        names, needed = verdicts(paired_effects(d, 10**6, 0.5, np.full((5, m), 1 / m)), 0.5)
+        return names[0], needed[0]
+
+    name, needed = status(120)
+    assert name == "unclear"
+    assert needed is not None
+    assert status(needed)[0] == "negligible"
+
+
+def test_bounds_of_rows_without_change_are_wider_when_they_hold_for_all_rows():
+    effects = paired_effects(np.zeros((500, 9)), 10_000, 0.1, np.full((5, 500), 1 / 500))
+    assert effects.ci_high == pytest.approx([6 * 3 / 500] * 9)
+    assert effects.sim_high == pytest.approx([6 * 3 / 500 * np.log(0.05 / 9) / np.log(0.05)] * 9)
