@@ -16,6 +16,7 @@ from ..stats.tails import hypergeometric_tail, t_quantile
 from .weapon_stats import WeaponTable
 
 BEYOND_CHANCE = 0.05
+_PARTS = ("sub", "special")
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,20 @@ def dominance(table: WeaponTable) -> Dominance:
     ratio = d1 / d2 if d2 > 0 else None
     if not (table.usable[first] and table.usable[second]):
         return Dominance(detected=False, ratio=ratio, margin_low=None)
-    weight = 2.0 if d2 > 0 else 0.0
-    covariance = table.deltas.covariance
-    variance = (
-        covariance[first, first] + weight**2 * covariance[second, second] - 2 * weight * covariance[first, second]
-    )
-    df = min(int(table.deltas.df[first]), int(table.deltas.df[second]))
-    margin = d1 - weight * d2 - float(t_quantile(0.5 + table.level / 2, df)) * float(np.sqrt(max(variance, 0.0)))
+    # first - 2 max(second, 0) is the smaller of first and first - 2 second, so its bound is the smaller bound: a
+    # second weapon below 0 by chance does not make the first dominant.
+    margin = min(_lower_bound(table, first, second, weight) for weight in (0.0, 2.0))
     fires = bool(table.means.n[first] >= MIN_N and table.status[first] == "present" and d1 > 0 and margin > 0)
     return Dominance(detected=fires, ratio=ratio, margin_low=margin)
+
+
+def _lower_bound(table: WeaponTable, first: int, second: int, weight: float) -> float:
+    """Simultaneous lower bound of first - weight x second."""
+    deltas, contrast = table.deltas, np.array([1.0, -weight])
+    variance = float(contrast @ deltas.covariance[np.ix_([first, second], [first, second])] @ contrast)
+    df = min(int(deltas.df[first]), int(deltas.df[second]))
+    half = float(t_quantile(0.5 + table.level / 2, df)) * float(np.sqrt(max(variance, 0.0)))
+    return float(contrast @ deltas.delta[[first, second]]) - half
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,8 @@ class Shared:
 def shared_part(ctx: Context, acting: Sequence[int], pool: Sequence[int]) -> Shared | None:
     """The sub or special most over-represented among the acting weapons, if beyond chance.
 
-    Hypergeometric against the pool, Bonferroni over the parts that occur; at least two acting weapons must share it.
+    Hypergeometric against the pool, Bonferroni over the subs and specials that at least two weapons of the pool have;
+    at least two acting weapons must share it.
 
     Args:
         ctx: the context.
@@ -77,14 +84,14 @@ def shared_part(ctx: Context, acting: Sequence[int], pool: Sequence[int]) -> Sha
         pool: weapon token ids that could have been.
     """
     facts = ctx.weapons.facts
+    among = Counter((part, _part(facts[index], part)) for index in acting for part in _PARTS)
+    overall = Counter((part, _part(facts[index], part)) for index in pool for part in _PARTS)
+    tests = sum(bool(name) and count >= 2 for (_, name), count in overall.items())
     candidates: list[Shared] = []
-    for part in ("sub", "special"):
-        among = Counter(_part(facts[index], part) for index in acting)
-        overall = Counter(_part(facts[index], part) for index in pool)
-        for name, hits in among.items():
-            if name and hits >= 2:
-                p = hypergeometric_tail(hits, len(acting), overall[name], len(pool))
-                candidates.append(Shared(part, name, hits, len(acting), min(1.0, p * len(overall))))
+    for (part, name), hits in among.items():
+        if name and hits >= 2:
+            p = hypergeometric_tail(hits, len(acting), overall[part, name], len(pool))
+            candidates.append(Shared(part, name, hits, len(acting), min(1.0, p * tests)))
     best = min(candidates, key=lambda shared: shared.p_value, default=None)
     return best if best is not None and best.p_value < BEYOND_CHANCE else None
 

@@ -67,9 +67,14 @@ class ObservedCurve:
         return self.levels.index(level) - 1
 
     def usable(self, level: int) -> bool:
-        """Whether the level has the 20 examples in 10 clusters that an interval needs."""
+        """Whether the level has 20 examples in 10 clusters, and the baseline 10 clusters: what an interval needs."""
         at = self.levels.index(level)
-        return bool(self.means.n[at] >= MIN_N and self.means.n_clusters[at] >= MIN_CLUSTERS)
+        return bool(self.means.n[at] >= MIN_N and enough_clusters(self.means)[at])
+
+
+def enough_clusters(means: GroupMeans) -> NDArray[np.bool_]:
+    """Which levels have an error of their difference to level 0: 10 clusters there, and 10 at level 0."""
+    return (means.n_clusters >= MIN_CLUSTERS) & (means.n_clusters[0] >= MIN_CLUSTERS)
 
 
 def observed_curve(ctx: Context, population: Population, family: str, min_effect: float, job: Job) -> ObservedCurve:
@@ -90,8 +95,8 @@ def observed_curve(ctx: Context, population: Population, family: str, min_effect
         dummies = (group[:, None] == np.arange(1, len(levels))).astype(np.float64)
         weapon = np.asarray(examples.weapon[population.rows])
         fits = [
-            within_groups(population.activation, dummies, np.zeros(len(group), dtype=np.int64), clusters),
-            within_groups(population.activation, dummies, weapon, clusters),
+            within_groups(population.activation, dummies, fixed, clusters).guarded(means.support[1:])
+            for fixed in (np.zeros(len(group), dtype=np.int64), weapon)
         ]
     return ObservedCurve(levels, means, fits[0], fits[1], _observed_status(fits[1], means, min_effect))
 
@@ -100,7 +105,7 @@ def _observed_status(fit: ClusteredFit | None, means: GroupMeans, min_effect: fl
     """Verdicts from Sidak intervals; sparse cells and cells of fewer than 10 clusters get none."""
     if fit is None:
         return (None,) * (len(means.n) - 1)
-    usable = (means.n[1:] >= MIN_N) & (means.n_clusters[1:] >= MIN_CLUSTERS)
+    usable = (means.n[1:] >= MIN_N) & enough_clusters(means)[1:]
     low, high = fit.interval(sidak_level(0.95, int(usable.sum())))
     return tuple(
         interval_status(float(low[i]), float(high[i]), min_effect) if usable[i] else None for i in range(len(usable))
@@ -147,7 +152,7 @@ def _padded_effects(curve: ObservedCurve) -> dict[str, Floats]:
     columns = {name: np.full(k + 1, np.nan) for name in (*names, "q_value")}
     if curve.raw is None or curve.within is None:
         return columns
-    enough = curve.means.n_clusters[1:] >= MIN_CLUSTERS
+    enough = enough_clusters(curve.means)[1:]
     empty = curve.means.n[1:] == 0
     series = [curve.raw.coefficient, *curve.raw.interval(), curve.within.coefficient, *curve.within.interval()]
     for name, values in zip(names, series, strict=True):
@@ -162,6 +167,8 @@ def _reason(means: GroupMeans, index: int, within_low: float) -> str | None:
         return "no example at this level"
     if means.n_clusters[index] < MIN_CLUSTERS:
         return f"fewer than {MIN_CLUSTERS} clusters: no standard error"
+    if index > 0 and means.n_clusters[0] < MIN_CLUSTERS:
+        return f"level 0, which it is compared with, has fewer than {MIN_CLUSTERS} clusters"
     if index > 0 and np.isnan(within_low):
         return "no weapon has this level and another one"
     return None

@@ -74,7 +74,8 @@ class WeaponTable:
         deltas: differences to the mean of all examples.
         adjusted: effects with the abilities held fixed.
         eligible: weapons with at least ``min_examples`` examples.
-        usable: eligible ones that also have 20 examples in 10 clusters, so that verdicts are possible.
+        usable: eligible ones that also have 20 examples in 10 clusters, and others beside them, so that verdicts are
+            possible.
         level: level of each simultaneous interval.
         status: verdict on each weapon; None where not usable.
     """
@@ -100,6 +101,19 @@ class WeaponTable:
 def _intervals(deltas: GroupDeltas, level: float) -> tuple[Floats, Floats]:
     half = t_quantile(0.5 + level / 2, deltas.df) * deltas.std_error
     return deltas.delta - half, deltas.delta + half
+
+
+def _comparable(means: GroupMeans) -> NDArray[np.bool_]:
+    """Groups of 10 clusters beside which there are other examples."""
+    return (means.n_clusters >= MIN_CLUSTERS) & (means.n < means.n.sum())
+
+
+def _reason(means: GroupMeans, index: int) -> str | None:
+    if means.n[index] == means.n.sum():
+        return "all examples are in this group: nothing to compare it with"
+    if means.n_clusters[index] < MIN_CLUSTERS:
+        return f"fewer than {MIN_CLUSTERS} clusters: no standard error"
+    return None
 
 
 def _verdicts(deltas: GroupDeltas, usable: NDArray[np.bool_], level: float, min_effect: float) -> list[Status | None]:
@@ -129,10 +143,10 @@ def weapon_table(
     if examples.build_id is None:
         job.warn("builds are unknown: errors are clustered by distinct (weapon, set), which may be too narrow")
     means = group_means(value, weapon, len(ctx.weapons), clusters)
-    deltas = deltas_from_global(value, weapon, len(ctx.weapons), clusters)
-    adjusted = adjusted_group_effects(value, _design(ctx, data_rows, weapon), clusters)
+    deltas = deltas_from_global(value, weapon, len(ctx.weapons), clusters).guarded(means.support)
+    adjusted = adjusted_group_effects(value, _design(ctx, data_rows, weapon), clusters).guarded(means.support)
     eligible = means.n >= min_examples
-    usable = eligible & (means.n >= MIN_N) & (means.n_clusters >= MIN_CLUSTERS)
+    usable = eligible & (means.n >= MIN_N) & _comparable(means)
     level = sidak_level(0.95, int(usable.sum()))
     return WeaponTable(means, deltas, adjusted, eligible, usable, level, _verdicts(deltas, usable, level, min_effect))
 
@@ -148,12 +162,11 @@ def _design(ctx: Context, rows: Ints, weapon: Ints) -> DummyDesign:
 
 def group_columns(means: GroupMeans, deltas: GroupDeltas, status: list[Status | None], level: float) -> dict[str, Any]:
     """The columns of `GroupRow`."""
-    enough = means.n_clusters >= MIN_CLUSTERS
+    enough = _comparable(means)
     with np.errstate(divide="ignore", invalid="ignore"):
         p = t_two_sided(deltas.delta / deltas.std_error, deltas.df)
-    low, high = _intervals(deltas, 0.95)
-    sim_low, sim_high = _intervals(deltas, level)
-    reasons = [None if ok else f"fewer than {MIN_CLUSTERS} clusters: no standard error" for ok in enough]
+    bounds = (*_intervals(deltas, 0.95), *_intervals(deltas, level))
+    low, high, sim_low, sim_high = (np.where(enough, bound, np.nan) for bound in bounds)
     return {
         "mean_activation": means.mean,
         "std": means.std,
@@ -170,14 +183,15 @@ def group_columns(means: GroupMeans, deltas: GroupDeltas, status: list[Status | 
         "sim_high": sim_high,
         "q_value": benjamini_hochberg(np.where(enough, p, np.nan)),
         "status": status,
-        "reason": reasons,
+        "reason": [_reason(means, index) for index in range(len(means.n))],
     }
 
 
 def weapon_stats(ctx: Context, table: WeaponTable, shown: list[int]) -> Table:
     """The table ``weapon_stats``: the weapons shown, by falling mean."""
     columns = group_columns(table.means, table.deltas, table.status, table.level)
-    low, high = table.adjusted.interval()
+    enough = _comparable(table.means)
+    low, high = (np.where(enough, bound, np.nan) for bound in table.adjusted.interval())
     facts = ctx.weapons.facts
     columns |= {
         "weapon_id": [kit.weapon_id for kit in facts],
@@ -204,8 +218,8 @@ def class_stats(ctx: Context, population: Population, rows: Ints, min_effect: fl
     class_of = np.array([names.index(kit.weapon_class) for kit in ctx.weapons.facts])
     clusters, value = examples.clusters[data_rows], population.activation[rows]
     means = group_means(value, class_of[weapon], len(names), clusters)
-    deltas = deltas_from_global(value, class_of[weapon], len(names), clusters)
-    usable = (means.n >= MIN_N) & (means.n_clusters >= MIN_CLUSTERS)
+    deltas = deltas_from_global(value, class_of[weapon], len(names), clusters).guarded(means.support)
+    usable = (means.n >= MIN_N) & _comparable(means)
     level = sidak_level(0.95, int(usable.sum()))
     columns = group_columns(means, deltas, _verdicts(deltas, usable, level, min_effect), level)
     columns["weapon_class"] = names

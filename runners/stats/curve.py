@@ -52,6 +52,8 @@ def describe_curve(levels: list[int], activation: Floats, weights: Floats, min_e
     boot = weights @ activation
     jump, support = _main_jump(mean, boot)
     effect = np.abs(mean - mean[0])
+    if effect.max() <= NONZERO:
+        return Curve("none")
     half = levels[int(np.argmax(effect >= 0.5 * effect.max()))]
     saturation = levels[int(np.argmax(effect >= SATURATED * effect.max()))]
     if _share_non_monotone(boot, min_effect) >= SUPPORT:
@@ -110,7 +112,8 @@ def trend(levels: list[int], activation: Floats, population: int) -> Trend:
     mean = float(slopes.mean())
     error = float(slopes.std(ddof=1) / np.sqrt(m) * np.sqrt(max(0.0, 1.0 - m / population)))
     half = float(t_quantile(0.975, m - 1)) * error
-    p = float(t_two_sided(mean / error, m - 1)) if error > 0 else 0.0
+    # Without sampling error (all of the population, or equal slopes) the slope is what it is.
+    p = float(t_two_sided(mean / error, m - 1)) if error > 0 else float(abs(mean) <= NONZERO)
     return Trend(mean, mean - half, mean + half, p)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 MIN_CLUSTERS = 10
 MIN_N = 20
+FEW = 30
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class GroupMeans:
     std: Floats
     std_error: Floats
     mean_when_active: Floats
+
+    @property
+    def support(self) -> Ints:
+        """Active examples or clusters, whichever are fewer: what a group's own error rests on."""
+        return np.minimum(self.n_active, self.n_clusters)
 
     @property
     def sparse(self) -> NDArray[np.bool_]:
@@ -102,21 +108,63 @@ def group_means(value: Floats, group: Ints, n_groups: int, cluster: Ints) -> Gro
     )
 
 
+def exchangeable(residual: Floats, cluster: Ints, n_parameters: int) -> tuple[float, float]:
+    """Variance of the residuals and their correlation within clusters, both taken to be the same everywhere.
+
+    Args:
+        residual: [n].
+        cluster: int [n], 0 .. n_clusters - 1.
+        n_parameters: parameters that were fitted.
+    """
+    sizes = np.bincount(cluster)
+    squares, pairs = float(residual @ residual), float((sizes * (sizes - 1)).sum())
+    between = float(np.square(sum_by(cluster, residual, len(sizes))).sum()) - squares
+    if squares == 0.0 or pairs == 0.0:
+        return squares / max(len(residual) - n_parameters, 1), 0.0
+    correlation = (between / pairs) / (squares / len(residual))
+    return squares / max(len(residual) - n_parameters, 1), float(np.clip(correlation, 0.0, 1.0))
+
+
+def raised(covariance: Floats, floor: Floats, support: Ints) -> Floats:
+    """The covariance [g, g] with variances of at least ``floor`` [g] where the support [g] is below 30.
+
+    A group of few active examples or clusters looks too certain by itself: without any active one its own variance
+    is 0.
+    """
+    short = np.maximum(np.nan_to_num(floor) - np.diag(covariance), 0.0)
+    return covariance + np.diag(np.where(support < FEW, short, 0.0))
+
+
 @dataclass(frozen=True)
 class GroupDeltas:
     """Group means minus the mean of all examples, with what contrasts between groups need.
 
     Attributes:
         delta: [g].
-        std_error: [g], cluster-robust, covariance with the grand mean included; NaN with fewer than 10 clusters.
-        covariance: [g, g] of the deltas.
-        df: [g] degrees of freedom.
+        covariance: [g, g] of the deltas, cluster-robust, the grand mean's share included.
+        pooled: [g], their variances if all groups had one variance and one correlation within clusters.
+        n_clusters: [g], clusters with an example in the group.
     """
 
     delta: Floats
-    std_error: Floats
     covariance: Floats
-    df: Ints
+    pooled: Floats
+    n_clusters: Ints
+
+    @property
+    def df(self) -> Ints:
+        """Degrees of freedom [g]."""
+        return np.maximum(self.n_clusters - 1, 1)
+
+    @property
+    def std_error(self) -> Floats:
+        """Standard errors [g]; NaN with fewer than 10 clusters."""
+        known = (self.n_clusters >= MIN_CLUSTERS) & ~np.isnan(self.delta)
+        return np.where(known, np.sqrt(np.maximum(np.diag(self.covariance), 0.0)), np.nan)
+
+    def guarded(self, support: Ints) -> GroupDeltas:
+        """The same with no variance below the pooled one where a group's `GroupMeans.support` is below 30."""
+        return replace(self, covariance=raised(self.covariance, self.pooled, support))
 
 
 def deltas_from_global(value: Floats, group: Ints, n_groups: int, cluster: Ints) -> GroupDeltas:
@@ -140,10 +188,11 @@ def deltas_from_global(value: Floats, group: Ints, n_groups: int, cluster: Ints)
     covariance = _cell_products(sums, cell_group, cell_cluster, n_groups)
     covariance += np.square(overall).sum() - cross[:, None] - cross[None, :]
     covariance *= n_all / max(n_all - 1, 1)
-    enough = means.n_clusters >= MIN_CLUSTERS
-    with np.errstate(invalid="ignore"):
-        error = np.where(enough, np.sqrt(np.maximum(np.diag(covariance), 0.0)), np.nan)
-    return GroupDeltas(means.mean - value.mean(), error, covariance, np.maximum(means.n_clusters - 1, 1))
+    variance, correlation = exchangeable(value - means.mean[group], cell, int((means.n > 0).sum()))
+    squared_sizes = sum_by(cell_group, np.bincount(cell).astype(np.float64) ** 2, n_groups)
+    effective = _ratio((1.0 - correlation) * means.n + correlation * squared_sizes, means.n) / np.maximum(means.n, 1)
+    pooled = variance * effective * (1.0 - means.n / n)
+    return GroupDeltas(means.mean - value.mean(), covariance, pooled, means.n_clusters)
 
 
 def _cell_products(sums: Floats, cell_group: Ints, cell_cluster: Ints, n_groups: int) -> Floats:

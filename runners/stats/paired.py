@@ -67,7 +67,8 @@ def paired_effects(d: Floats, population: int, min_effect: float, weights: Float
     Where at least 30 differences are non-zero the interval is Student's t with the finite-population correction
     (Cochran 1977, ch. 2). Else the mean is bounded by 6 x the Clopper-Pearson bounds of the share of positive and of
     negative differences, and p is an exact sign test. Simultaneous intervals use the bootstrap distribution of
-    max |t| over the conditions.
+    max |t| over the conditions, and are nowhere narrower than the interval of the condition alone; conditions with
+    and without enough changes share the joint error by their number.
 
     Args:
         d: differences [m, k], m >= 2.
@@ -81,14 +82,16 @@ def paired_effects(d: Floats, population: int, min_effect: float, weights: Float
     correction = np.sqrt(max(0.0, 1.0 - m / population))
     error = std / np.sqrt(m) * correction
     few = (np.abs(d) > NONZERO).sum(axis=0) < FEW
-    half = float(t_quantile(0.5 + LEVEL / 2, m - 1)) * error
-    critical = max_t_quantile(d[:, ~few], weights) if (~few).any() else 0.0
+    alone = float(t_quantile(0.5 + LEVEL / 2, m - 1))
+    half = alone * error
+    level = 1.0 - (1.0 - LEVEL) * float((~few).mean())
+    critical = max(max_t_quantile(d[:, ~few], weights, level), alone) if (~few).any() else alone
     bound_low, bound_high = _range_bounds(d, LEVEL)
     joint_low, joint_high = _range_bounds(d, 1.0 - (1.0 - LEVEL) / k)
     p = np.where(few, _sign_p(d), _t_p(mean, error, m - 1))
     responds = np.abs(d) > min_effect
     low, high = clopper_pearson(responds.sum(axis=0), m, LEVEL)
-    high = np.where((np.abs(d) > NONZERO).any(axis=0), high, 3.0 / m)
+    high = np.where((np.abs(d) > NONZERO).any(axis=0), high, min(3.0 / m, 1.0))
     with np.errstate(invalid="ignore"):
         mean_responders = (d * responds).sum(axis=0) / np.where(responds.any(axis=0), responds.sum(axis=0), np.nan)
     return PairedEffects(
@@ -111,14 +114,21 @@ def paired_effects(d: Floats, population: int, min_effect: float, weights: Float
 
 
 def max_t_quantile(d: Floats, weights: Floats, level: float = LEVEL) -> float:
-    """Quantile of the bootstrap distribution of max |t| over the columns of d [m, k] (Romano and Wolf 2005)."""
+    """Quantile of the bootstrap distribution of max |t| over the columns of d [m, k] (Romano and Wolf 2005).
+
+    A column that is the same in every context has no sampling error and takes no part; 0 where no other is left.
+    """
     m = len(d)
-    centred = d - d.mean(axis=0)
+    # Rounding makes the deviations of a constant column tiny but not 0, and their ratio anything at all.
+    varies = np.ptp(d, axis=0) > NONZERO
+    if not varies.any():
+        return 0.0
+    centred = d[:, varies] - d[:, varies].mean(axis=0)
     means = weights @ centred
     variances = (weights @ centred**2 - means**2) * m / (m - 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         statistics = np.abs(means) / np.sqrt(variances / m)
-    largest = np.nanmax(np.where(np.isfinite(statistics), statistics, 0.0), axis=1)
+    largest = np.max(np.where(np.isfinite(statistics), statistics, 0.0), axis=1)
     return float(np.quantile(largest, level))
 
 
@@ -170,7 +180,11 @@ def verdicts(effects: PairedEffects, min_effect: float) -> tuple[list[Status], l
 
 
 def _contexts_needed(effects: PairedEffects, index: int, min_effect: float) -> int | None:
-    """Contexts at which the interval and the rate would leave their thresholds, at today's estimates."""
+    """Contexts at which a verdict would be reached, at today's estimates.
+
+    Beyond ``min_effect`` the interval alone gives it (present), above a rate of 1 % the rate alone (conditional);
+    below both it takes both (negligible).
+    """
     n = effects.n
     mean, rate = abs(float(effects.mean[index])), float(effects.responder_rate[index])
     width = float(effects.sim_high[index] - effects.sim_low[index]) / 2.0
@@ -178,8 +192,10 @@ def _contexts_needed(effects: PairedEffects, index: int, min_effect: float) -> i
     # Student's interval narrows as 1/sqrt(n); bounds from a rate narrow as 1/n.
     power = 1 if effects.few[index] else 2
     for_mean = n * (width / gap) ** power if gap > 0 else np.inf
-    worst = max(for_mean, _contexts_for_rate(rate, silent=float(effects.responder_high[index]) <= 3.0 / n))
-    return int(np.ceil(max(worst, n + 1))) if np.isfinite(worst) and worst < 1e9 else None
+    for_rate = _contexts_for_rate(rate, silent=float(effects.responder_high[index]) <= 3.0 / n)
+    enough = [need for need, above in ((for_mean, mean > min_effect), (for_rate, rate > RATE_OF_INTEREST)) if above]
+    needed = min(enough, default=max(for_mean, for_rate))
+    return int(np.ceil(max(needed, n + 1))) if np.isfinite(needed) and needed < 1e9 else None
 
 
 def _contexts_for_rate(rate: float, *, silent: bool) -> float:

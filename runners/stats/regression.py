@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .groups import MIN_CLUSTERS, gram_matrix, sum_by
+from .groups import MIN_CLUSTERS, exchangeable, gram_matrix, raised, sum_by
 from .tails import t_quantile, t_two_sided
 
 if TYPE_CHECKING:
@@ -26,12 +26,13 @@ class ClusteredFit:
     Attributes:
         coefficient: [k]; NaN where the data cannot tell it.
         covariance: [k, k].
-        df: clusters - 1, the degrees of freedom of t.
+        pooled: [k], the variances if residuals had one variance and one correlation within clusters (Moulton 1986).
         n_clusters: clusters; with fewer than 10 every standard error is NaN.
     """
 
     coefficient: Floats
     covariance: Floats
+    pooled: Floats
     n_clusters: int
 
     @property
@@ -44,6 +45,10 @@ class ClusteredFit:
         """Standard errors [k]."""
         known = ~np.isnan(self.coefficient) & (self.n_clusters >= MIN_CLUSTERS)
         return np.where(known, np.sqrt(np.maximum(np.diag(self.covariance), 0.0)), np.nan)
+
+    def guarded(self, support: Ints) -> ClusteredFit:
+        """The same with no variance below the pooled one where a group's `GroupMeans.support` is below 30."""
+        return replace(self, covariance=raised(self.covariance, self.pooled, support))
 
     def interval(self, level: float = 0.95) -> tuple[Floats, Floats]:
         """Student's t interval of each coefficient."""
@@ -83,9 +88,18 @@ def within_groups(value: Floats, dummies: Floats, group: Ints, cluster: Ints) ->
     coefficient = np.where(_estimable(gram, inverse), coefficient, np.nan)
     cluster = np.unique(cluster, return_inverse=True)[1]
     n_clusters = int(cluster.max()) + 1
-    scores = np.stack([sum_by(cluster, column, n_clusters) for column in (x * residual[:, None]).T], axis=1)
-    factor = cluster_correction(len(y), n_clusters, x.shape[1] + int(group.max()) + 1)
-    return ClusteredFit(coefficient, factor * inverse @ (scores.T @ scores) @ inverse, n_clusters)
+    meat = _cluster_gram(x * residual[:, None], cluster, n_clusters)
+    n_parameters = round(float(np.trace(inverse @ gram))) + int(group.max()) + 1
+    covariance = cluster_correction(len(y), n_clusters, n_parameters) * inverse @ meat @ inverse
+    variance, correlation = exchangeable(residual, cluster, n_parameters)
+    shared = (1.0 - correlation) * gram + correlation * _cluster_gram(x, cluster, n_clusters)
+    return ClusteredFit(coefficient, covariance, variance * np.diag(inverse @ shared @ inverse), n_clusters)
+
+
+def _cluster_gram(columns: Floats, cluster: Ints, n_clusters: int) -> Floats:
+    """Sum over clusters of s s', where s [k] is the sum of the cluster's rows."""
+    sums = np.stack([sum_by(cluster, column, n_clusters) for column in columns.T], axis=1)
+    return sums.T @ sums
 
 
 def group_average(columns: Floats, group: Ints) -> Floats:
@@ -148,16 +162,19 @@ def adjusted_group_effects(value: Floats, design: DummyDesign, cluster: Ints) ->
     residual = value - design.matrix @ beta
     cluster = np.unique(cluster, return_inverse=True)[1]
     n_clusters = int(cluster.max()) + 1
-    scores = _cluster_scores(design, residual, cluster, n_clusters)
-    meat = gram_matrix(scores)
+    meat = gram_matrix(_cluster_scores(design, residual, cluster, n_clusters))
     covariance = cluster_correction(n, n_clusters, design.rank) * design.inverse @ meat @ design.inverse
+    variance, correlation = exchangeable(residual, cluster, design.rank)
+    shared = correlation * gram_matrix(_cluster_scores(design, np.ones(n), cluster, n_clusters))
+    shared = design.inverse @ (shared + (1.0 - correlation) * gram_matrix(design.matrix)) @ design.inverse
     counts = np.asarray(design.matrix[:, : design.n_groups].sum(axis=0), dtype=np.float64).ravel()
     contrast = np.zeros((design.n_groups, design.matrix.shape[1]))
     contrast[:, : design.n_groups] = np.eye(design.n_groups) - counts / n
     estimable = np.abs(contrast @ design.projection - contrast).max(axis=1) < 1e-6
     estimable &= counts > 0
     effect = np.where(estimable, contrast @ beta, np.nan)
-    return ClusteredFit(effect, contrast @ covariance @ contrast.T, n_clusters)
+    pooled = variance * np.einsum("ij,jk,ik->i", contrast, shared, contrast, optimize=True)
+    return ClusteredFit(effect, contrast @ covariance @ contrast.T, pooled, n_clusters)
 
 
 def _cluster_scores(design: DummyDesign, residual: Floats, cluster: Ints, n_clusters: int) -> sparse.csr_matrix:
