@@ -255,6 +255,10 @@ class Context:
         pre = self._sae().pre_activation(pooled, self.check_feature(feature))
         return Readout(pre, np.clip(pre, 0.0, 6.0))
 
+    def pooled_of(self, rows: Rows) -> Floats:
+        """Pooled vectors [n, d] of some examples: stored, or computed once for all and kept."""
+        return np.asarray(self._pooled_of_examples()[rows])
+
     def random_directions(self) -> RandomDirections | None:
         """Random directions with the covariance of the examples' pooled vectors; None where those are unknown."""
         if self.examples is None or not (self.bundle.has("pooled.npy") or self.has_model):

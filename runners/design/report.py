@@ -14,7 +14,7 @@ from ...schemas.catalogue import find
 from ...schemas.experiment_type import runner_names
 from ...schemas.facts import ABILITIES
 from ...schemas.job import Job
-from ...schemas.result import Aggregates, Diagnostics, Finding, Findings, Followup, Method, Table
+from ...schemas.result import Aggregates, Diagnostics, Finding, Findings, Followup, Method, Row, Table
 from ...schemas.spec import ExperimentSpec
 from .interventions import Design
 
@@ -121,6 +121,43 @@ def followup(spec: ExperimentSpec, type_name: str, variables: Mapping[str, Any],
     if runnable:
         find(type_name).spec.model_validate(fields)
     return Followup(reason=reason, spec=fields, runnable=runnable)
+
+
+def observed_scope(population: Population) -> str:
+    """The tail of an observational headline: how many examples, which ones, and that nothing was changed."""
+    return f"{len(population):,} examples: {population.description}; observational, CORRELATIONAL."
+
+
+def empty_tables(models: Mapping[str, type[Row]]) -> list[Table]:
+    """The tables of a type without rows."""
+    return [Table(name=name, columns=list(row.model_fields), rows=[]) for name, row in models.items()]
+
+
+def quiet_findings(
+    spec: ExperimentSpec,
+    ctx: Context,
+    population: Population,
+    job: Job,
+    *,
+    method: Method,
+    models: Mapping[str, type[Row]],
+) -> Findings | None:
+    """The answer where the population has no active example, with the reason; None where it has one."""
+    if population.dead:
+        return dead_findings(spec, ctx, population, job, method=method, tables=empty_tables(models))
+    if bool((population.activation > 0).any()):
+        return None
+    reason = f"none of the {len(population):,} examples ({population.description}) activates feature {spec.feature_id}"
+    tables = empty_tables(models)
+    for table in tables:
+        table.notes.append(reason)
+        job.partial(table)
+    return Findings(
+        headline=f"nothing found: {reason}.",
+        aggregates=Aggregates(n_samples=len(population), custom={"method": method, "reason": reason}),
+        tables=tables,
+        diagnostics=diagnostics(population, ctx.min_effect(spec.feature_id), ctx.effective_max(spec.feature_id), job),
+    )
 
 
 def dead_findings(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ...context.context import Context
 from ...context.directions import MatchedDirections
+from ...context.population import Population
 from ...schemas.result import Status
 from ..stats.paired import RATE_OF_INTEREST
 
@@ -39,7 +40,7 @@ class NullEffects:
         conditional = status == "conditional"
         null = self.largest_responders if conditional else self.largest_mean
         observed = abs(mean_responders if conditional else mean)
-        return float((1 + int((null >= observed).sum())) / (1 + len(null)))
+        return share_at_least(observed, null)
 
     def union(self, other: NullEffects) -> NullEffects:
         """The largest effects over both sets of conditions."""
@@ -95,3 +96,47 @@ def _references(matched: MatchedDirections, conditions: Floats, base: Floats | N
     else:
         shared = matched.activation(base)
     yield from repeat(shared, len(conditions))
+
+
+_NULL_ROWS = 20_000
+NULL_STREAM = 9
+
+
+@dataclass(frozen=True)
+class NullActivations:
+    """Random directions on the examples of a population, matched to look like the feature.
+
+    Observational types compare a statistic of the feature with the same statistic of every direction: in a network
+    everything goes with everything a little, so a certain association may still be one that any direction has.
+
+    Attributes:
+        positions: [m], the examples they were read on, as positions in the population; ascending.
+        activation: float [m, r], each direction's activation.
+    """
+
+    positions: NDArray[np.intp]
+    activation: Floats
+
+
+def null_activations(ctx: Context, feature: int, population: Population, seed: int) -> NullActivations | None:
+    """Activations of 200 random directions on (at most 20,000 of) the examples of a population.
+
+    They are as often active over all examples, and as high, as the feature.
+
+    Returns:
+        None where the examples' pooled vectors are unknown or the feature is dead.
+    """
+    directions, top = ctx.random_directions(), ctx.effective_max(feature)
+    if directions is None or top is None:
+        return None
+    positions = np.arange(len(population))
+    if len(positions) > _NULL_ROWS:
+        rng = np.random.default_rng([seed, NULL_STREAM])
+        positions = np.sort(rng.choice(len(population), _NULL_ROWS, replace=False))
+    matched = directions.matched(ctx.active_rate(feature), top)
+    return NullActivations(positions, matched.activation(ctx.pooled_of(population.rows[positions])))
+
+
+def share_at_least(observed: float, null: Floats) -> float:
+    """(1 + number of random directions whose statistic is at least as large) / (1 + directions)."""
+    return float((1 + int((null >= observed).sum())) / (1 + len(null)))

@@ -14,6 +14,7 @@ from mechinterp_runner.context.context import Context
 from mechinterp_runner.context.token_sets import TokenSets, levels_of
 from mechinterp_runner.schemas.catalogue import find
 from mechinterp_runner.schemas.facts import MAIN_ONLY, STACKABLE, STANDARD_RUNGS
+from mechinterp_runner.schemas.facts import WEAPONS as WEAPON_FACTS
 from mechinterp_runner.schemas.job import Job
 from mechinterp_runner.schemas.result import Findings
 from mechinterp_runner.schemas.spec import parse_spec
@@ -35,6 +36,10 @@ def _step(level: np.ndarray, rung: int) -> np.ndarray:
     return (level >= rung).astype(np.float64)
 
 
+MAPPING = vocabulary_mapping()
+SUB = WEAPON_FACTS[40].sub
+SUB_WEAPONS = [index for index, weapon in enumerate(WEAPONS) if WEAPON_FACTS[weapon].sub == SUB]
+
 RULES: dict[str, Rule] = {
     "threshold": lambda lv, w, s: 2.0 * _step(lv["special_charge_up"], 29) - 0.5,
     "dose": lambda lv, w, s: 3.0 * lv["quick_respawn"] / 57.0,
@@ -47,9 +52,18 @@ RULES: dict[str, Rule] = {
     "confounded": lambda lv, w, s: 2.0 * _step(lv["sub_power_up"], 6),
     "main_only": lambda lv, w, s: 1.5 * _step(lv["comeback"], 10),
     "dead": lambda lv, w, s: np.full(len(w), -1.0),
+    "xor": lambda lv, w, s: 2.0 * np.abs(_step(lv["intensify_action"], 6) - _step(lv["haunt"], 10)),
+    "modulated": lambda lv, w, s: (
+        2.4 * _step(lv["quick_super_jump"], 6) * _step(lv["sub_resistance_up"], 6) * (1 - _step(lv["tenacity"], 10))
+    ),
+    "additive": lambda lv, w, s: 1.2 * _step(lv["quick_super_jump"], 6) + 1.5 * _step(lv["ninja_squid"], 10),
+    "gap": lambda lv, w, s: 2.0 * s.present[:, MAPPING["swim_speed_up_12"]] * ~s.present[:, MAPPING["swim_speed_up_3"]],
+    "sub": lambda lv, w, s: 1.8 * np.isin(w, SUB_WEAPONS),
     "constant": lambda lv, w, s: np.full(len(w), 1.0),
 }
-FEATURE = {name: index for index, name in enumerate(RULES)}
+RANDOM = ("random_0", "random_1")
+"""Directions drawn at random, active on 6 % of the examples: nothing may be said of them."""
+FEATURE = {name: index for index, name in enumerate((*RULES, *RANDOM))}
 
 
 @dataclass
@@ -104,6 +118,17 @@ def random_builds(vocabulary: Vocabulary, n_builds: int, rng: np.random.Generato
     return sets, build
 
 
+def encoder_of(pooled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Encoder that reads each rule as it is, then the random directions; and its bias."""
+    d = pooled.shape[1]
+    rng = np.random.default_rng(17)
+    directions = rng.multivariate_normal(np.zeros(d), np.cov(pooled, rowvar=False), len(RANDOM)).astype(np.float32)
+    heights = pooled @ directions.T
+    directions *= (3.0 / (heights.max(axis=0) - np.quantile(heights, 0.94, axis=0)))[:, None]
+    bias = np.r_[np.zeros(len(RULES)), -np.quantile(pooled @ directions.T, 0.94, axis=0)]
+    return np.vstack([np.eye(d, dtype=np.float32)[: len(RULES)], directions]), bias.astype(np.float32)
+
+
 def build_world(folder: Path, *, n_builds: int = 1500, weapons: tuple[int, ...] = WEAPONS) -> tuple[Context, RuleWorld]:
     rng = np.random.default_rng(11)
     mapping = vocabulary_mapping()
@@ -112,16 +137,16 @@ def build_world(folder: Path, *, n_builds: int = 1500, weapons: tuple[int, ...] 
     sets, build = random_builds(vocabulary, n_builds, rng)
     counts = sets.present.sum(axis=1)
     tokens = np.nonzero(sets.present)[1]
-    d = len(RULES) + NOISE
-    encoder = np.eye(d, dtype=np.float32)
+    pooled = world.vectors(sets)
+    encoder, bias = encoder_of(pooled)
     contents = BundleContents(
         model_params=None,
         model_state=None,
         sae_state={
             "encoder.weight": encoder,
-            "encoder.bias": np.zeros(d, np.float32),
+            "encoder.bias": bias,
             "decoder.weight": encoder.T.copy(),
-            "decoder_bias": np.zeros(d, np.float32),
+            "decoder_bias": np.zeros(encoder.shape[1], np.float32),
         },
         vocabulary=mapping,
         weapon_vocabulary={f"weapon_id_{weapon}": index for index, weapon in enumerate(weapons)},
@@ -130,7 +155,7 @@ def build_world(folder: Path, *, n_builds: int = 1500, weapons: tuple[int, ...] 
         tokens=tokens.astype(np.int16),
         levels=levels_of(sets.present, vocabulary),
         build_id=build.astype(np.int32),
-        pooled=world.vectors(sets),
+        pooled=pooled,
     )
     write_bundle(folder, contents)
     return Context("world", Bundle.open(folder), oracle=world), world

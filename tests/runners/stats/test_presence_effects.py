@@ -1,0 +1,79 @@
+"""Effects of binary columns equal the regressions they stand for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from mechinterp_runner.runners.stats.presence import PresenceDesign, presence_means
+from scipy import sparse
+
+
+def a_table(seed: int, *, nested: bool, rate: float = 0.4, n_clusters: int = 150):
+    rng = np.random.default_rng(seed)
+    cluster = np.repeat(np.arange(n_clusters), rng.integers(1, 5, n_clusters))
+    n = len(cluster)
+    group = rng.integers(0, 6, n_clusters)[cluster] if nested else rng.integers(0, 6, n)
+    columns = (rng.random((n, 4)) < rate).astype(float)
+    value = np.maximum(rng.normal(size=n_clusters)[cluster] + columns[:, 1] + 0.3 * group + rng.normal(size=n), 0.0)
+    return value, columns, group, cluster
+
+
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_effects_equal_least_squares_with_group_dummies_and_clustered_errors(seed, nested):
+    value, columns, group, cluster = a_table(seed, nested=nested)
+    effects = PresenceDesign.of(sparse.csr_matrix(columns), group, cluster).effects(value)
+    dummies = (group[:, None] == np.unique(group)).astype(float)
+    for j in range(columns.shape[1]):
+        fit = sm.OLS(value, np.hstack([columns[:, [j]], dummies])).fit(cov_type="cluster", cov_kwds={"groups": cluster})
+        assert effects.coefficient[j] == pytest.approx(fit.params[0])
+        assert effects.std_error[j] == pytest.approx(fit.bse[0])
+        assert effects.n_present[j] == columns[:, j].sum()
+        assert effects.n_clusters[j] == len(np.unique(cluster[columns[:, j] > 0]))
+
+
+def test_many_outcomes_at_once_equal_one_at_a_time():
+    value, columns, group, cluster = a_table(5, nested=True)
+    design = PresenceDesign.of(sparse.csr_matrix(columns), group, cluster)
+    others = np.stack([value, value**2, -value], axis=1)
+    together = design.coefficients(others)
+    assert together.shape == (4, 3)
+    for k in range(3):
+        assert together[:, k] == pytest.approx(design.coefficients(others[:, k]))
+
+
+def test_a_column_that_never_varies_within_a_group_is_unknown():
+    group = np.repeat([0, 1], 40)
+    column = sparse.csr_matrix((group == 1).astype(float)[:, None])
+    effects = PresenceDesign.of(column, group, np.arange(80)).effects(np.arange(80.0))
+    assert np.isnan(effects.coefficient[0])
+    assert np.isnan(effects.std_error[0])
+
+
+@pytest.mark.parametrize(("held", "known"), [(9, False), (10, True), (190, True), (191, False)])
+def test_fewer_than_10_clusters_on_a_side_have_no_error(held, known):
+    column = sparse.csr_matrix((np.arange(200) < held).astype(float)[:, None])
+    value = np.random.default_rng(0).random(200)
+    effects = PresenceDesign.of(column, np.zeros(200, dtype=int), np.arange(200)).effects(value)
+    assert np.isfinite(effects.std_error[0]) == known
+
+
+def test_columns_without_effect_on_a_sparse_feature_are_seldom_called():
+    called = 0
+    for seed in range(80):
+        rng = np.random.default_rng(seed)
+        cluster = np.repeat(np.arange(600), 2)
+        held = rng.random((600, 30)) < rng.uniform(0.02, 0.3, 30)
+        value = ((rng.random(600) < 0.04) * rng.gamma(2.0, 1.0, 600))[cluster]
+        design = PresenceDesign.of(sparse.csr_matrix(held[cluster].astype(float)), cluster % 7, cluster)
+        called += bool(np.nanmin(design.effects(value).p_value()) < 0.05 / 30)
+    assert called <= 9
+
+
+def test_means_with_and_without_are_plain_averages():
+    value, columns, _, _ = a_table(6, nested=True)
+    with_it, without = presence_means(value, sparse.csr_matrix(columns))
+    for j in range(4):
+        assert with_it[j] == pytest.approx(value[columns[:, j] > 0].mean())
+        assert without[j] == pytest.approx(value[columns[:, j] == 0].mean())
