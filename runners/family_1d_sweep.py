@@ -14,7 +14,7 @@ from ..context.token_sets import TokenSets
 from ..schemas.catalogue import Plan, experiment
 from ..schemas.facts import MAX_AP
 from ..schemas.job import Job
-from ..schemas.result import Aggregates, Finding, Findings, Followup, Row, Table
+from ..schemas.result import Findings, Followup, Row, Table
 from ..schemas.spec import ExperimentSpec, Variables
 from ..schemas.vocabulary import Encoding
 from .design.confounding import ConfoundingRow, confounding, largest_gap
@@ -29,21 +29,18 @@ from .design.effect_report import (
 from .design.effect_rows import EffectRow, EffectTable, effect_table
 from .design.interventions import Contexts, Design, admissible, data_population, draw, parse_stable
 from .design.observed import ObservedCurve, RungStat, observed_curve, rung_stats
+from .design.observed_sweep import observed_findings
 from .design.report import (
-    CORRELATIONAL,
     dead_findings,
     diagnostics,
     followup,
-    interval,
     intervention_diagnostics,
-    number,
     plural,
     smallest_effect,
     with_short,
 )
 from .design.specificity import null_effects
 from .stats.curve import Curve, Trend, describe_curve, trend, winner_confirmed
-from .stats.tails import sidak_level
 
 Floats = NDArray[np.floating[Any]]
 CONFIRM_STREAM = 4
@@ -170,7 +167,7 @@ def run(spec: FamilySweepSpec, ctx: Context, job: Job) -> Findings:
     main_only = ctx.vocabulary.is_main_only(spec.variables.family)
     job.partial(rung_stats(curve, spec.variables.family, main_only=main_only))
     if method == "observational":
-        return _observational(spec, ctx, job, curve=curve, min_effect=min_effect)
+        return observed_findings(spec, ctx, job, family=spec.variables.family, curve=curve, min_effect=min_effect)
     return _interventional(spec, ctx, job, curve=curve, min_effect=min_effect)
 
 
@@ -312,68 +309,3 @@ def _followups(
         followup(spec, "minimal_cores", {}, reason),
         followup(spec, "weapon_sweep", {"method": "interventional"}, "does the weapon matter besides the ability?"),
     ]
-
-
-def _observational(
-    spec: FamilySweepSpec, ctx: Context, job: Job, *, curve: ObservedCurve, min_effect: float
-) -> Findings:
-    population = ctx.population(spec.dataset_slice, spec.feature_id)
-    job.warn(CORRELATIONAL)
-    plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job)
-    known = [i for i, status in enumerate(curve.status) if status is not None]
-    custom: dict[str, Any] = {"method": "observational", "family": spec.variables.family}
-    name, feature = with_short(spec.variables.family), f"feature {spec.feature_id}"
-    scope = f"{len(population):,} examples: {population.description}; observational, CORRELATIONAL."
-    if curve.within is None or not known:
-        reason = "no level has 20 examples in 10 builds beside a baseline"
-        custom |= {"reason": reason}
-        aggregates = Aggregates(n_samples=len(population), custom=custom)
-        return Findings(
-            headline=f"nothing can be said of {name} and {feature}: {reason}; {scope}",
-            aggregates=aggregates,
-            tables=list(job.tables.values()),
-            diagnostics=plain,
-        )
-    within = curve.within
-    low, high = within.interval(sidak_level(0.95, len(known)))
-    top = max(known, key=lambda i: (curve.status[i] == "present", abs(float(within.coefficient[i]))))
-    effect = f"{number(float(within.coefficient[top]))} {interval(float(low[top]), float(high[top]))}"
-    level = curve.levels[top + 1]
-    where = "when present" if len(curve.levels) == 2 else f"at {level} AP"
-    if curve.status[top] == "present":
-        headline = f"{name} goes with {feature}: {effect} {where}, weapon held fixed; {scope}"
-        reason = "the same question asked of the network: is the association causal?"
-        again = {"family": spec.variables.family, "method": "interventional"}
-        followups = [followup(spec, "family_1d_sweep", again, reason)] if ctx.has_model else []
-    else:
-        headline = (
-            f"nothing above {min_effect:.2f} found between {name} and {feature}: at most {effect} {where}; {scope}"
-        )
-        followups = []
-    return Findings(
-        headline=headline,
-        findings=[_observed_finding(spec, curve, top, (float(low[top]), float(high[top])), population.description)],
-        aggregates=summarise(
-            within.coefficient[known], len(population), custom | {"max_rung": level, "verdict": curve.status[top]}
-        ),
-        tables=list(job.tables.values()),
-        diagnostics=plain,
-        followups=followups,
-    )
-
-
-def _observed_finding(
-    spec: FamilySweepSpec, curve: ObservedCurve, index: int, bounds: tuple[float, float], population: str
-) -> Finding:
-    return Finding(
-        subject=f"{spec.variables.family} at {curve.levels[index + 1]} AP",
-        relation=f"goes with feature {spec.feature_id}",
-        effect=None if curve.within is None else float(curve.within.coefficient[index]),
-        ci_low=bounds[0],
-        ci_high=bounds[1],
-        status=curve.status[index] or "unclear",
-        n=int(curve.means.n[index + 1]),
-        method="observational",
-        population=population,
-        table="rung_stats",
-    )

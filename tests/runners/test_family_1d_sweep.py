@@ -277,3 +277,36 @@ def test_an_unclear_row_says_how_many_contexts_would_settle_it(ask, world):
         assert row["n_to_settle"] > 30
     else:
         assert row["n_to_settle"] is None
+
+
+def test_an_association_is_compared_with_random_directions_on_the_same_rows(ask, world, feature):
+    answer = ask(world, SWEEP, "suppressed", family="ink_saver_sub", method="observational")
+    levels = np.asarray(world.data.levels[:, world.vocabulary.family_index["ink_saver_sub"]])
+    weapon = np.asarray(world.data.weapon)
+    rungs = sorted(set(levels.tolist()) - {0})
+    design = np.hstack([levels[:, None] == rungs, weapon[:, None] == np.unique(weapon)]).astype(float)
+    column = feature["suppressed"]
+    matched = world.random_directions().matched(world.active_rate(column), world.effective_max(column))
+    outcomes = np.column_stack([world.activations(column), matched.activation(world.pooled_of(np.arange(len(weapon))))])
+    known = [i for i, rung in enumerate(rungs) if answer.row("rung_stats", rung=rung)["status"] is not None]
+    largest = np.abs(np.linalg.lstsq(design, outcomes, rcond=None)[0][known]).max(axis=0)
+    expected = (1 + (largest[1:] >= largest[0]).sum()) / (1 + len(largest[1:]))
+    assert answer.custom["specificity_p"] == pytest.approx(expected)
+    assert expected > 0.05
+    assert any(row["status"] == "present" for row in answer.rows("rung_stats"))
+    assert answer.headline.startswith("nothing specific found")
+    assert (answer.custom["verdict"], answer.findings.followups) == ("nothing_specific", [])
+
+
+def test_a_planted_association_beats_random_directions_and_random_directions_seldom_do(ask, world):
+    planted = ask(world, SWEEP, "threshold", family="special_charge_up", method="observational")
+    assert planted.custom["specificity_p"] <= 0.05
+    assert planted.custom["verdict"] == "present"
+    assert "goes with feature 0" in planted.headline
+    assert planted.findings.followups[0].spec["variables"]["method"] == "interventional"
+    verdicts = [
+        ask(world, SWEEP, rule, family=family, method="observational").custom["verdict"]
+        for rule in ("random_0", "random_1")
+        for family in STACKABLE
+    ]
+    assert verdicts.count("present") <= 3
