@@ -44,6 +44,23 @@ class Readout:
     activation: Floats
 
 
+@dataclass(frozen=True, slots=True)
+class OutputHead:
+    """The last layer: logits = weight . pooled + bias, linear; a token's probability is the sigmoid of its own logit.
+
+    Attributes:
+        weight: [vocab, d].
+        bias: [vocab].
+    """
+
+    weight: Floats
+    bias: Floats
+
+    def logits(self, pooled: Floats) -> Floats:
+        """Token logits [n, vocab] of pooled vectors [n, d], in float64."""
+        return np.asarray(pooled, dtype=np.float64) @ self.weight.T.astype(np.float64) + self.bias
+
+
 def _open_sae(bundle: Bundle) -> SparseAutoencoder | None:
     """Read the autoencoder of a bundle; None when it has none."""
     if not bundle.has("sae.safetensors"):
@@ -258,6 +275,31 @@ class Context:
     def pooled_of(self, rows: Rows) -> Floats:
         """Pooled vectors [n, d] of some examples: stored, or computed once for all and kept."""
         return np.asarray(self._pooled_of_examples()[rows])
+
+    def output_head(self) -> OutputHead:
+        """The layer that turns pooled vectors into token logits, read from the weights alone (no torch).
+
+        Raises:
+            RequestError: the bundle has no model, or its logits are not one a token of the vocabulary.
+        """
+        return self.derived("output head", self._read_head)
+
+    def _read_head(self) -> OutputHead:
+        if not self.bundle.has("model.safetensors"):
+            raise RequestError(
+                f"bundle {self.name!r} has no model, and this experiment reads its output layer. Use a bundle with a "
+                f"model. Nothing was run."
+            )
+        state = self.bundle.tensors("model.safetensors")
+        weight, bias = (state.get(f"output_layer.{part}") for part in ("weight", "bias"))
+        wanted = (len(self.vocabulary), self.bundle.manifest.hidden_dim)
+        if weight is None or bias is None or weight.shape != wanted or bias.shape != wanted[:1]:
+            got = "none" if weight is None else f"one of shape {weight.shape}"
+            raise RequestError(
+                f"bundle {self.name!r}: logits are named by an output layer of shape {wanted}, one row a token; the "
+                f"model has {got}. Nothing was run."
+            )
+        return OutputHead(weight, bias)
 
     def random_directions(self) -> RandomDirections | None:
         """Random directions with the covariance of the examples' pooled vectors; None where those are unknown."""
