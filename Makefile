@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 # Idle threads of one process must not spin on the cores that another needs.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test lint format wheel names clean
+.PHONY: demo test lint format docs wheel names clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; got " + sys.version.split()[0] + ". Set PYTHON=...")'
@@ -36,6 +36,9 @@ lint: $(VENV)/.lint  ## Check style and types.
 format: $(VENV)/.lint  ## Format the code.
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+docs: $(VENV)/.ready  ## Fill the generated parts of the documentation.
+	@$(BIN)/python docs/fill_pages.py
 
 wheel:  ## Build a wheel into dist/.
 	rm -rf build

@@ -72,10 +72,13 @@ class Examples:
     def clusters(self) -> NDArray[np.int64]:
         """Which examples are not independent of one another: int64 [n], 0 .. n_clusters - 1.
 
-        By build where builds are known, else by distinct (weapon, token set).
+        By build where builds are known (a build has one weapon: with another it is another build), else by distinct
+        (weapon, token set).
         """
         if self.build_id is not None:
-            return np.unique(self.build_id, return_inverse=True)[1].astype(np.int64)
+            build = np.unique(self.build_id, return_inverse=True)[1].astype(np.int64)
+            weapons = int(self.weapon.max()) + 1 if len(self.weapon) else 1
+            return np.unique(build * weapons + self.weapon, return_inverse=True)[1].astype(np.int64)
         keys = np.concatenate(
             [
                 self.sets(np.arange(start, min(start + _BLOCK, len(self)))).keys()

@@ -98,7 +98,7 @@ def _references(matched: MatchedDirections, conditions: Floats, base: Floats | N
     yield from repeat(shared, len(conditions))
 
 
-_NULL_ROWS = 20_000
+_NULL_ROWS = 6_000
 NULL_STREAM = 9
 
 
@@ -119,7 +119,7 @@ class NullActivations:
 
 
 def null_activations(ctx: Context, feature: int, population: Population, seed: int) -> NullActivations | None:
-    """Activations of 200 random directions on (at most 20,000 of) the examples of a population.
+    """Activations of 200 random directions on (at most 6,000 of) the examples of a population.
 
     They are as often active over all examples, and as high, as the feature.
 

@@ -82,6 +82,28 @@ def _family_donors(ctx: Context, population: Population, rng: np.random.Generato
         yield Donors(own, None)
 
 
+def _builds(population: Population, ctx: Context, seed: int) -> tuple[TokenSets, Floats, np.random.Generator]:
+    """Builds drawn at random, a number in [0, 1) for each that chooses its donor, and the generator that drew them."""
+    rng = np.random.default_rng([seed, _STREAM])
+    rows = np.sort(rng.choice(population.rows, min(N_CONTEXTS, len(population)), replace=False))
+    return ctx.sets(rows), rng.random(len(rows)), rng
+
+
+def _reference_pairs(
+    contexts: TokenSets, choice: Floats, population: Population, ctx: Context, rng: np.random.Generator
+) -> list[tuple[TokenSets, TokenSets]]:
+    """Every family by itself, out of and in the first builds."""
+    part = contexts.take(np.arange(min(N_REFERENCE, len(contexts))))
+    return [donors.into(part, choice[: len(part)], ctx) for donors in _family_donors(ctx, population, rng)]
+
+
+def reference_sets(population: Population, ctx: Context, seed: int) -> TokenSets | None:
+    """The sets a transplant runs whatever the cores are; None without a family that enough examples hold."""
+    contexts, choice, rng = _builds(population, ctx, seed)
+    pairs = _reference_pairs(contexts, choice, population, ctx, rng)
+    return concatenate([sets for pair in pairs for sets in pair]) if pairs else None
+
+
 def transplant(
     cores: Sequence[Core],
     outcomes: Sequence[Outcome],
@@ -99,16 +121,13 @@ def transplant(
     under any core are left out. A random direction is given the chance a feature had: its largest effect is sought
     over these cores and over every family by itself.
     """
-    rng = np.random.default_rng([seed, _STREAM])
-    rows = np.sort(rng.choice(population.rows, min(N_CONTEXTS, len(population)), replace=False))
-    contexts, choice = ctx.sets(rows), rng.random(len(rows))
+    contexts, choice, rng = _builds(population, ctx, seed)
     holders = [[outcome.case for outcome in outcomes if core in outcome.cores] for core in cores]
     pairs = [_core_donors(core, cases).into(contexts, choice, ctx) for core, cases in zip(cores, holders, strict=True)]
     admitted = np.all(admit([written for _, written in pairs], ctx, ())[0], axis=0)
-    kept = np.flatnonzero(admitted) if admitted.sum() >= 2 else np.arange(len(rows))
+    kept = np.flatnonzero(admitted) if admitted.sum() >= 2 else np.arange(len(contexts))
     base, written = _pooled_pairs([(b.take(kept), w.take(kept)) for b, w in pairs], ctx, job)
-    part = contexts.take(np.arange(min(N_REFERENCE, len(rows))))
-    families = [donors.into(part, choice[: len(part)], ctx) for donors in _family_donors(ctx, population, rng)]
+    families = _reference_pairs(contexts, choice, population, ctx, rng)
     null = null_effects(ctx, feature, written, base=base, min_effect=min_effect)
     if null is not None and families:
         plain, single = _pooled_pairs(families, ctx, job)

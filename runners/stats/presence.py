@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,6 +56,31 @@ class PresenceEffects:
 
 
 @dataclass(frozen=True)
+class _Cells:
+    """The (column, cluster) cells in which a column is present; what does not depend on the outcome.
+
+    Attributes:
+        row: [nnz], example of each entry.
+        column: [nnz], column of each entry.
+        slope: [nnz], 1 - 2 rate of the entry's group.
+        cell: [nnz], cell of each entry.
+        cell_column: [n_cells].
+        cell_cluster: [n_cells].
+        rate: [n_cells], rate of the cell's column in its cluster's group.
+        held: [n_cells], entries in the cell.
+    """
+
+    row: Ints
+    column: Ints
+    slope: Floats
+    cell: Ints
+    cell_column: Ints
+    cell_cluster: Ints
+    rate: Floats
+    held: Ints
+
+
+@dataclass(frozen=True)
 class PresenceDesign:
     """Binary columns with fixed effects of a group, taken apart once for any number of outcomes.
 
@@ -64,7 +90,7 @@ class PresenceDesign:
         cluster: int [n], 0 .. n_clusters - 1.
         rate: [n_groups, k], share of each group's examples with the column.
         counts: [n_groups], examples.
-        within: [k], sum of squares of the columns within groups.
+        within: [k], sum of squares of the columns within groups; NaN where no group varies.
     """
 
     columns: sparse.csr_matrix
@@ -100,60 +126,94 @@ class PresenceDesign:
         variance and one correlation within clusters.
         """
         value = np.asarray(value, dtype=np.float64)
-        n, n_clusters = len(value), int(self.cluster.max()) + 1
+        n, n_clusters = len(value), len(self._sizes)
         y = value - (sum_by(self.group, value, len(self.counts)) / self.counts)[self.group]
         beta = self.coefficients(value)
-        parameters = len(self.counts) + 1
-        known = np.nan_to_num(beta)
-        meat = self._score_squares(y, known, n_clusters)
-        factor = cluster_correction(n, n_clusters, parameters)
-        variance = factor * meat / self.within**2
-        active, clusters = self._support(value, n_clusters)
+        meat = self._score_squares(y, np.nan_to_num(beta))
+        variance = cluster_correction(n, n_clusters, len(self.counts) + 1) * meat / self.within**2
+        active = np.asarray(self.columns.T @ (value > 0).astype(np.float64), dtype=np.int64)
+        clusters, without = self._clusters
         spread, correlation = exchangeable(y, self.cluster, len(self.counts))
-        shared = (1.0 - correlation) * self.within + correlation * self._score_squares(
-            np.ones(n), np.zeros_like(beta), n_clusters
-        )
+        shared = (1.0 - correlation) * self.within + correlation * self._summed_squares
         few = np.minimum(active, clusters) < FEW
         variance = np.where(few, np.maximum(variance, spread * shared / self.within**2), variance)
-        n_present = np.asarray(self.columns.sum(axis=0), dtype=np.int64).ravel()
-        enough = (clusters >= MIN_CLUSTERS) & (self._clusters_without(n_clusters) >= MIN_CLUSTERS)
+        enough = (clusters >= MIN_CLUSTERS) & (without >= MIN_CLUSTERS)
         error = np.where(enough, np.sqrt(np.maximum(variance, 0.0)), np.nan)
+        n_present = np.asarray(self.columns.sum(axis=0), dtype=np.int64).ravel()
         return PresenceEffects(beta, error, n_present, clusters, max(n_clusters - 1, 1))
 
-    def _score_squares(self, y: Floats, beta: Floats, n_clusters: int) -> Floats:
+    @cached_property
+    def _sizes(self) -> Ints:
+        """Examples of each cluster."""
+        return np.bincount(self.cluster)
+
+    @cached_property
+    def _home(self) -> Ints:
+        """Group of each cluster that lies within one."""
+        home = np.zeros(len(self._sizes), dtype=np.int64)
+        home[self.cluster] = self.group
+        return home
+
+    @cached_property
+    def _spans(self) -> bool:
+        """Whether a cluster has examples of several groups (never so for builds and weapons)."""
+        return bool(np.any(self._home[self.cluster] != self.group))
+
+    @cached_property
+    def _cells(self) -> _Cells:
+        present, n_clusters = self.columns.tocoo(), len(self._sizes)
+        row, column = present.row, present.col.astype(np.int64)
+        key, cell = np.unique(column * n_clusters + self.cluster[row], return_inverse=True)
+        cell_column, cell_cluster = key // n_clusters, key % n_clusters
+        rate = self.rate[self._home[cell_cluster], cell_column]
+        return _Cells(row, column, 1.0 - 2.0 * rate[cell], cell, cell_column, cell_cluster, rate, np.bincount(cell))
+
+    @cached_property
+    def _clusters(self) -> tuple[Ints, Ints]:
+        """Clusters with an example that has each column, and with one that does not, [k] each."""
+        cells, k = self._cells, len(self.within)
+        full = cells.held >= self._sizes[cells.cell_cluster]
+        with_it = np.bincount(cells.cell_column, minlength=k)
+        return with_it, len(self._sizes) - np.bincount(cells.cell_column[full], minlength=k)
+
+    @cached_property
+    def _summed_squares(self) -> Floats:
+        """Sum over clusters of the squared sums of the columns within groups, [k]."""
+        return self._score_squares(np.ones(len(self.group)), np.zeros(len(self.within)))
+
+    def _score_squares(self, y: Floats, beta: Floats) -> Floats:
         """Sum over clusters of squared summed scores x~ (y - beta x~), [k], where x~ = x - rate of the group.
 
-        A score is, for every example, -rate y - beta rate^2, and where the column is present y - beta (1 - 2 rate)
-        more: the sparse part is summed by cluster, the rest through sums by (cluster, group).
+        The score of an example is -rate y - beta rate^2, and where the column is present y - beta (1 - 2 rate) more:
+        the second part is summed over the cells where it is, the first follows from the clusters' sums of y.
         """
-        present = self.columns.tocoo()
-        more = y[present.row] - beta[present.col] * (1.0 - 2.0 * self.rate[self.group[present.row], present.col])
-        sparse_part = _grouped(self.cluster[present.row], present.col, more, (n_clusters, len(beta)))
+        if self._spans:
+            return self._score_squares_spanning(y, beta)
+        cells, k, n_groups = self._cells, len(beta), len(self.counts)
+        more = sum_by(cells.cell, y[cells.row] - beta[cells.column] * cells.slope, len(cells.held))
+        sums, sizes = sum_by(self.cluster, y, len(self._sizes)), self._sizes.astype(np.float64)
+        slope = beta[cells.cell_column] * cells.rate**2
+        rest = -cells.rate * sums[cells.cell_cluster] - slope * sizes[cells.cell_cluster]
+        total = sum_by(cells.cell_column, more * (more + 2.0 * rest), k)
+        squares, products, counts = (sum_by(self._home, each, n_groups) for each in (sums**2, sums * sizes, sizes**2))
+        rate = self.rate
+        return total + squares @ rate**2 + 2.0 * beta * (products @ rate**3) + beta**2 * (counts @ rate**4)
+
+    def _score_squares_spanning(self, y: Floats, beta: Floats) -> Floats:
+        """The same where clusters span groups: the first part of a score is summed by (cluster, group)."""
+        cells, n_clusters = self._cells, len(self._sizes)
+        entry_rate = self.rate[self.group[cells.row], cells.column]
+        more = y[cells.row] - beta[cells.column] * (1.0 - 2.0 * entry_rate)
+        present = _grouped(cells.cell_cluster[cells.cell], cells.column, more, (n_clusters, len(beta)))
         shape = (n_clusters, len(self.counts))
         sums = [_grouped(self.cluster, self.group, each, shape) for each in (y, np.ones(len(y)))]
         weights = [-self.rate, -beta * self.rate**2]
-        total = np.asarray(sparse_part.power(2).sum(axis=0), dtype=np.float64).ravel()
+        total = np.asarray(present.power(2).sum(axis=0), dtype=np.float64).ravel()
         for left, weight in zip(sums, weights, strict=True):
-            total += 2.0 * (np.asarray((left.T @ sparse_part).toarray()) * weight).sum(axis=0)
+            total += 2.0 * (np.asarray((left.T @ present).toarray()) * weight).sum(axis=0)
             for right, other in zip(sums, weights, strict=True):
                 total += (weight * ((left.T @ right) @ other)).sum(axis=0)
         return total
-
-    def _support(self, value: Floats, n_clusters: int) -> tuple[Ints, Ints]:
-        """Active examples with each column, and clusters with one."""
-        active = np.asarray(self.columns.T @ (value > 0).astype(np.float64), dtype=np.int64)
-        present = self.columns.tocoo()
-        cells = np.unique(present.col.astype(np.int64) * n_clusters + self.cluster[present.row])
-        return active, np.bincount(cells // n_clusters, minlength=len(self.within))
-
-    def _clusters_without(self, n_clusters: int) -> Ints:
-        """At least this many clusters have an example without each column."""
-        sizes = np.bincount(self.cluster, minlength=n_clusters)
-        present = self.columns.tocoo()
-        held = _grouped(self.cluster[present.row], present.col, np.ones(present.nnz), (n_clusters, len(self.within)))
-        held = held.tocoo()
-        full = np.bincount(held.col[held.data >= sizes[held.row]], minlength=len(self.within))
-        return n_clusters - full
 
 
 def presence_means(value: Floats, columns: sparse.csr_matrix) -> tuple[Floats, Floats]:

@@ -10,7 +10,7 @@ import mechinterp_runner
 import pytest
 from mechinterp_runner.schemas.catalogue import catalogue, find
 from mechinterp_runner.schemas.errors import RequestError, UnknownNameError
-from mechinterp_runner.schemas.experiment_type import runner_names
+from mechinterp_runner.schemas.experiment_type import DESIGNED, runner_names
 from mechinterp_runner.schemas.spec import ExperimentSpec, Variables
 
 ROOT = Path(mechinterp_runner.__file__).parent
@@ -126,18 +126,43 @@ def test_every_experiment_says_what_it_is(name):
         assert [field for field, info in row.model_fields.items() if not info.description] == []
 
 
-def test_the_three_pattern_experiments_carry_the_names_that_scripts_call():
-    names = {name: experiment.cli for name, experiment in catalogue().items()}
-    assert names.items() >= {
-        ("family_1d_sweep", "family-sweep"), ("weapon_sweep", "weapon-sweep"), ("minimal_cores", "minimal-cores"),
-    }  # fmt: skip
-    assert len(set(names.values())) == len(names)
+COMMANDS = {
+    "family_1d_sweep": "family-sweep", "family_2d_heatmap": "heatmap", "frequent_itemsets": "itemsets",
+    "minimal_cores": "minimal-cores", "pairwise_interactions": "interactions",
+    "conditional_interactions": "conditional", "split_half": "split-half", "shuffle_null": "shuffle-null",
+    "weapon_sweep": "weapon-sweep", "kit_sweep": "kit-sweep", "binary_presence_effect": "binary",
+    "core_coverage_analysis": "coverage", "token_influence_sweep": "token-influence",
+    "within_family_interference": "interference", "weapon_group_analysis": "weapon-groups",
+    "decoder_output_analysis": "decoder", "feature_overview": "overview",
+}  # fmt: skip
+ALIASES = {
+    "binary_presence_effect": {"tokens": "binary_tokens"},
+    "core_coverage_analysis": {"tokens": "tokens_to_check", "threshold": "coverage_threshold"},
+    "weapon_sweep": {"top_k": "top_k_weapons"},
+}
+REQUIRED = {
+    "family_1d_sweep": {"family"}, "family_2d_heatmap": {"family_x", "family_y"},
+    "conditional_interactions": {"modulator_token"}, "within_family_interference": {"family"},
+}  # fmt: skip
 
 
-def test_an_unknown_type_and_one_without_a_runner_are_told_apart():
+def test_every_type_that_is_designed_runs_under_the_name_that_scripts_call():
+    assert {name: experiment.cli for name, experiment in catalogue().items()} == COMMANDS
+    assert set(COMMANDS) == set(DESIGNED)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_only_what_no_default_can_stand_for_is_required(name):
+    experiment = find(name)
+    required = {key for key, field in experiment.variables.model_fields.items() if field.is_required()}
+    assert required == REQUIRED.get(name, set())
+    assert experiment.aliases.items() >= ALIASES.get(name, {}).items()
+
+
+def test_an_unknown_type_and_one_without_a_runner_are_told_apart(monkeypatch):
     with pytest.raises(UnknownNameError, match="did you mean 'weapon_sweep'"):
         find("weapn_sweep")
-    missing = "decoder_output_analysis"
-    if missing not in runner_names():
-        with pytest.raises(RequestError, match="this version cannot run it"):
-            find(missing)
+    rest = tuple(name for name in runner_names() if name != "kit_sweep")
+    monkeypatch.setattr("mechinterp_runner.schemas.catalogue.runner_names", lambda: rest)
+    with pytest.raises(RequestError, match="'kit_sweep' is defined but this version cannot run it"):
+        find("kit_sweep")

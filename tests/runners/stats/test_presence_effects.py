@@ -9,11 +9,11 @@ from mechinterp_runner.runners.stats.presence import PresenceDesign, presence_me
 from scipy import sparse
 
 
-def a_table(seed: int, *, nested: bool, rate: float = 0.4, n_clusters: int = 150):
+def a_table(seed: int, *, rate: float = 0.4, n_clusters: int = 150):
     rng = np.random.default_rng(seed)
     cluster = np.repeat(np.arange(n_clusters), rng.integers(1, 5, n_clusters))
     n = len(cluster)
-    group = rng.integers(0, 6, n_clusters)[cluster] if nested else rng.integers(0, 6, n)
+    group = rng.integers(0, 6, n_clusters)[cluster]
     columns = (rng.random((n, 4)) < rate).astype(float)
     value = np.maximum(rng.normal(size=n_clusters)[cluster] + columns[:, 1] + 0.3 * group + rng.normal(size=n), 0.0)
     return value, columns, group, cluster
@@ -22,7 +22,8 @@ def a_table(seed: int, *, nested: bool, rate: float = 0.4, n_clusters: int = 150
 @pytest.mark.parametrize("nested", [True, False])
 @pytest.mark.parametrize("seed", range(3))
 def test_effects_equal_least_squares_with_group_dummies_and_clustered_errors(seed, nested):
-    value, columns, group, cluster = a_table(seed, nested=nested)
+    value, columns, group, cluster = a_table(seed)
+    group = group if nested else np.random.default_rng(seed).integers(0, 6, len(group))
     effects = PresenceDesign.of(sparse.csr_matrix(columns), group, cluster).effects(value)
     dummies = (group[:, None] == np.unique(group)).astype(float)
     for j in range(columns.shape[1]):
@@ -34,7 +35,7 @@ def test_effects_equal_least_squares_with_group_dummies_and_clustered_errors(see
 
 
 def test_many_outcomes_at_once_equal_one_at_a_time():
-    value, columns, group, cluster = a_table(5, nested=True)
+    value, columns, group, cluster = a_table(5)
     design = PresenceDesign.of(sparse.csr_matrix(columns), group, cluster)
     others = np.stack([value, value**2, -value], axis=1)
     together = design.coefficients(others)
@@ -72,7 +73,7 @@ def test_columns_without_effect_on_a_sparse_feature_are_seldom_called():
 
 
 def test_means_with_and_without_are_plain_averages():
-    value, columns, _, _ = a_table(6, nested=True)
+    value, columns, _, _ = a_table(6)
     with_it, without = presence_means(value, sparse.csr_matrix(columns))
     for j in range(4):
         assert with_it[j] == pytest.approx(value[columns[:, j] > 0].mean())
