@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,9 +15,8 @@ from ..schemas.catalogue import Plan, experiment
 from ..schemas.errors import EmptySliceError
 from ..schemas.facts import MAX_AP
 from ..schemas.job import Job
-from ..schemas.result import Aggregates, ConstraintViolation, Finding, Findings, Followup, Row, Table
+from ..schemas.result import ConstraintViolation, Findings, Row, Table
 from ..schemas.spec import ExperimentSpec, Variables
-from .design.dominance import Dominance, Shared, dominance, kit_numbers, shared_part
 from .design.effect_report import (
     conditional_text,
     effect_finding,
@@ -26,20 +26,17 @@ from .design.effect_report import (
     summarise,
 )
 from .design.effect_rows import EffectTable, effect_table
-from .design.interventions import Design, admissible, data_population, draw
+from .design.interventions import Design, data_population
 from .design.report import (
-    CORRELATIONAL,
     dead_findings,
     diagnostics,
-    followup,
-    interval,
     intervention_diagnostics,
-    number,
     plural,
     smallest_effect,
 )
 from .design.specificity import null_effects
-from .design.weapon_effects import GATING, WeaponEffect, floor_bound, swap_numbers, weapon_effects
+from .design.weapon_effects import GATING, WeaponEffect, floor_bound, swap_design, swap_numbers, weapon_effects
+from .design.weapon_observed import no_weapon, observed_findings
 from .design.weapon_stats import ClassStat, WeaponStat, WeaponTable, class_stats, weapon_stats, weapon_table
 from .stats.curve import winner_confirmed
 
@@ -119,23 +116,7 @@ def _scope(spec: WeaponSweepSpec, ctx: Context, population: Population) -> str:
 
 def _design(spec: WeaponSweepSpec, ctx: Context) -> tuple[Design, list[int]]:
     """Base: the contexts as they are (with the condition); conditions: each weapon of the data swapped in."""
-    contexts = draw(spec, ctx)
-    base = contexts.sets
-    condition = _condition(spec, ctx)
-    if condition is not None:
-        base = base.with_level(*condition, ctx.vocabulary, clear="one_rung_per_family" in spec.constraints)
-    whole = data_population(spec, ctx, "interventional")
-    counts = np.bincount(ctx.data.weapon[whole.rows], minlength=len(ctx.weapons))
-    weapons = np.flatnonzero(counts >= spec.variables.min_examples).tolist()
-    if len(weapons) < 2:
-        raise EmptySliceError(
-            f"fewer than two weapons have min_examples = {spec.variables.min_examples} examples in "
-            f"{whole.description}: lower min_examples or widen dataset_slice. Nothing was run."
-        )
-    sets = [base.with_weapon(weapon) for weapon in weapons]
-    names = [ctx.weapons.facts[weapon].name for weapon in weapons]
-    design = admissible(contexts, base, sets, names, spec=spec, ctx=ctx)
-    return design, [weapons[i] for i in design.kept]
+    return swap_design(spec, ctx, min_examples=spec.variables.min_examples, condition=_condition(spec, ctx))
 
 
 def plan(spec: WeaponSweepSpec, ctx: Context) -> Plan:
@@ -185,9 +166,16 @@ def run(spec: WeaponSweepSpec, ctx: Context, job: Job) -> Findings:
         return _interventional(spec, ctx, job, table=table, min_effect=min_effect)
     plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job)
     plain.constraint_violations = silent
-    return _observational(spec, ctx, job, table=table, ranked=ranked, min_effect=min_effect, n=len(rows)).model_copy(
-        update={"diagnostics": plain, "tables": list(job.tables.values())}
+    part = replace(population, rows=population.rows[rows], activation=population.activation[rows])
+    scope = _scope(spec, ctx, population)
+    found = (
+        observed_findings(
+            spec, ctx, job, table=table, ranked=ranked, population=part, scope=scope, min_effect=min_effect
+        )
+        if ranked
+        else no_weapon(spec.variables.min_examples, len(part), scope)
     )
+    return found.model_copy(update={"diagnostics": plain, "tables": list(job.tables.values())})
 
 
 def _warn_unknown(ctx: Context, table: WeaponTable, job: Job) -> None:
@@ -206,115 +194,6 @@ def _gating(spec: WeaponSweepSpec, ctx: Context, table: WeaponTable) -> tuple[li
     name = ctx.weapons.facts[silent[0]].name
     violation = ConstraintViolation(id=GATING, hard=listed, contexts=examples, example=f"{name} never activates it")
     return [violation], set(silent) if listed else set()
-
-
-def _observational(
-    spec: WeaponSweepSpec, ctx: Context, job: Job, *, table: WeaponTable, ranked: list[int], min_effect: float, n: int
-) -> Findings:
-    job.warn(CORRELATIONAL)
-    population = ctx.population(spec.dataset_slice, spec.feature_id)
-    scope = f"{n:,} examples: {_scope(spec, ctx, population)}; observational, CORRELATIONAL."
-    if not ranked:
-        reason = f"no weapon has {spec.variables.min_examples} examples"
-        custom = {"method": "observational", "reason": reason, "dominant_weapon_detected": False}
-        return Findings(headline=f"nothing can be said: {reason}; {scope}", aggregates=Aggregates(custom=custom))
-    leader = dominance(table)
-    acting = [i for i in ranked if table.status[i] == "present" and table.deltas.delta[i] > 0]
-    shared = shared_part(ctx, acting, ranked)
-    top = ranked[0]
-    if leader.detected:
-        kit = ctx.weapons.facts[top]
-        job.warn(
-            f"DOMINANT WEAPON {kit.name}: {number(float(table.deltas.delta[top]))} above the mean, more than twice the "
-            f"next; look at its kit before reading the weapon as the cause"
-        )
-    return Findings(
-        headline=_observational_headline(spec, ctx, table, ranked, min_effect=min_effect, scope=scope),
-        findings=[_observational_finding(spec, ctx, table, i, population) for i in (acting[:5] or [top])],
-        aggregates=summarise(
-            table.deltas.delta[ranked],
-            n,
-            {
-                **_observational_numbers(ctx, table, ranked),
-                **kit_numbers(leader, shared),
-                "top_class": job.tables["class_stats"].rows[0]["weapon_class"],
-            },
-        ),
-        followups=_followups(spec, ctx, acting, leader, shared),
-    )
-
-
-def _observational_numbers(ctx: Context, table: WeaponTable, ranked: list[int]) -> dict[str, Any]:
-    facts, means, top = ctx.weapons.facts, table.means.mean, ranked[0]
-    return {
-        "method": "observational",
-        "top_weapon": facts[top].name,
-        "top_weapon_id": facts[top].weapon_id,
-        "top_weapon_mean": float(means[top]),
-        "top_weapon_delta": float(table.deltas.delta[top]),
-        "top_weapon_delta_adjusted": float(table.adjusted.coefficient[top]),
-        "bottom_weapon": facts[ranked[-1]].name,
-        "weapon_range": float(means[top] - means[ranked[-1]]),
-        "n_weapons": len(ranked),
-        "n_unknown_weapons": sum(not facts[i].known for i in ranked),
-    }
-
-
-def _observational_headline(
-    spec: WeaponSweepSpec, ctx: Context, table: WeaponTable, ranked: list[int], *, min_effect: float, scope: str
-) -> str:
-    low, high = table.simultaneous()
-    acting = [i for i in ranked if table.status[i] == "present"]
-    top = max(
-        acting or [i for i in ranked if table.usable[i]] or ranked, key=lambda i: abs(float(table.deltas.delta[i]))
-    )
-    name, feature = ctx.weapons.facts[top].name, f"feature {spec.feature_id}"
-    effect = number(float(table.deltas.delta[top]))
-    if not acting:
-        return (
-            f"nothing above {min_effect:.2f} found: no weapon stands out on {feature}, {name} most ({effect}); {scope}"
-        )
-    bounds = interval(float(low[top]), float(high[top]))
-    adjusted = float(table.adjusted.coefficient[top])
-    adjusted_text = "adjusted unknown" if np.isnan(adjusted) else f"{number(adjusted)} with abilities held fixed"
-    more = f" and {plural(len(acting) - 1, 'more weapon')} stand out" if len(acting) > 1 else " stands out"
-    return f"{name}{more} on {feature}: {effect} {bounds} against the mean, {adjusted_text}; {scope}"
-
-
-def _observational_finding(
-    spec: WeaponSweepSpec, ctx: Context, table: WeaponTable, index: int, population: Population
-) -> Finding:
-    low, high = table.simultaneous()
-    return Finding(
-        subject=ctx.weapons.facts[index].name,
-        relation=f"goes with feature {spec.feature_id}",
-        effect=float(table.deltas.delta[index]),
-        ci_low=float(low[index]),
-        ci_high=float(high[index]),
-        status=table.status[index] or "unclear",
-        n=int(table.means.n[index]),
-        method="observational",
-        population=_scope(spec, ctx, population),
-        table="weapon_stats",
-    )
-
-
-def _followups(
-    spec: WeaponSweepSpec, ctx: Context, acting: list[int], leader: Dominance, shared: Shared | None
-) -> list[Followup]:
-    found: list[Followup] = []
-    if leader.detected or shared is not None:
-        reason = (
-            "one weapon dominates" if shared is None else f"{shared.hits} of {shared.drawn} weapons have {shared.name}"
-        )
-        found.append(
-            followup(spec, "kit_sweep", {"analyze_combinations": True}, f"{reason}: is it the sub or special?")
-        )
-    if acting and ctx.has_model:
-        again = spec.variables.model_dump(mode="json", exclude_defaults=True) | {"method": "interventional"}
-        reason = "weapons stand out in the data: does swapping the weapon do it?"
-        found.append(followup(spec, "weapon_sweep", again, reason))
-    return found
 
 
 def _interventional(

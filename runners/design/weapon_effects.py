@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ...context.context import Context
+from ...schemas.errors import EmptySliceError
 from ...schemas.result import ConstraintViolation, Table
+from ...schemas.spec import ExperimentSpec
 from .effect_report import leading
 from .effect_rows import EffectRow, EffectTable
+from .interventions import Design, admissible, data_population, draw
 
 Floats = NDArray[np.floating[Any]]
 GATING = "no_weapon_gating_if_relu_floor"
@@ -26,6 +29,41 @@ class WeaponEffect(EffectRow):
     sub: str | None = Field(description="Sub weapon.")
     special: str | None = Field(description="Special weapon.")
     observational_delta: float | None = Field(description="The weapon's delta_from_global in the data, to compare.")
+
+
+def swap_design(
+    spec: ExperimentSpec, ctx: Context, *, min_examples: int, condition: tuple[str, int] | None = None
+) -> tuple[Design, list[int]]:
+    """The same contexts with each weapon of the data swapped in.
+
+    Args:
+        spec: the spec; its slice gives the contexts.
+        ctx: the context.
+        min_examples: weapons with fewer examples in the slice are not swapped in.
+        condition: a family and its level to write into every context; None leaves the contexts as they are.
+
+    Returns:
+        The design, whose base is the contexts with their own weapons, and the token ids of the weapons.
+
+    Raises:
+        EmptySliceError: fewer than two weapons have enough examples.
+    """
+    contexts = draw(spec, ctx)
+    base = contexts.sets
+    if condition is not None:
+        base = base.with_level(*condition, ctx.vocabulary, clear="one_rung_per_family" in spec.constraints)
+    whole = data_population(spec, ctx, "interventional")
+    counts = np.bincount(ctx.data.weapon[whole.rows], minlength=len(ctx.weapons))
+    weapons = np.flatnonzero(counts >= min_examples).tolist()
+    if len(weapons) < 2:
+        raise EmptySliceError(
+            f"fewer than two weapons have min_examples = {min_examples} examples in {whole.description}: lower "
+            f"min_examples or widen dataset_slice. Nothing was run."
+        )
+    sets = [base.with_weapon(weapon) for weapon in weapons]
+    names = [ctx.weapons.facts[weapon].name for weapon in weapons]
+    design = admissible(contexts, base, sets, names, spec=spec, ctx=ctx)
+    return design, [weapons[i] for i in design.kept]
 
 
 def floor_bound(pre: Floats, names: list[str], *, listed: bool) -> tuple[ConstraintViolation | None, set[int]]:

@@ -90,7 +90,7 @@ class WeaponTable:
 
     def simultaneous(self) -> tuple[Floats, Floats]:
         """Sidak intervals of the deltas."""
-        return _intervals(self.deltas, self.level)
+        return delta_intervals(self.deltas, self.level)
 
     def ranked(self) -> list[int]:
         """Eligible weapons by falling mean."""
@@ -98,17 +98,19 @@ class WeaponTable:
         return [int(index) for index in order if self.eligible[index]]
 
 
-def _intervals(deltas: GroupDeltas, level: float) -> tuple[Floats, Floats]:
+def delta_intervals(deltas: GroupDeltas, level: float) -> tuple[Floats, Floats]:
+    """Student's t intervals of the deltas."""
     half = t_quantile(0.5 + level / 2, deltas.df) * deltas.std_error
     return deltas.delta - half, deltas.delta + half
 
 
-def _comparable(means: GroupMeans) -> NDArray[np.bool_]:
+def comparable(means: GroupMeans) -> NDArray[np.bool_]:
     """Groups of 10 clusters beside which there are other examples."""
     return (means.n_clusters >= MIN_CLUSTERS) & (means.n < means.n.sum())
 
 
-def _reason(means: GroupMeans, index: int) -> str | None:
+def group_reason(means: GroupMeans, index: int) -> str | None:
+    """Why a group has no error; None where it has one."""
     if means.n[index] == means.n.sum():
         return "all examples are in this group: nothing to compare it with"
     if means.n_clusters[index] < MIN_CLUSTERS:
@@ -116,8 +118,9 @@ def _reason(means: GroupMeans, index: int) -> str | None:
     return None
 
 
-def _verdicts(deltas: GroupDeltas, usable: NDArray[np.bool_], level: float, min_effect: float) -> list[Status | None]:
-    low, high = _intervals(deltas, level)
+def verdicts(deltas: GroupDeltas, usable: NDArray[np.bool_], level: float, min_effect: float) -> list[Status | None]:
+    """Verdicts on the deltas from their simultaneous intervals; None where not usable."""
+    low, high = delta_intervals(deltas, level)
     return [
         interval_status(float(low[i]), float(high[i]), min_effect) if usable[i] else None for i in range(len(usable))
     ]
@@ -144,14 +147,14 @@ def weapon_table(
         job.warn("builds are unknown: errors are clustered by distinct (weapon, set), which may be too narrow")
     means = group_means(value, weapon, len(ctx.weapons), clusters)
     deltas = deltas_from_global(value, weapon, len(ctx.weapons), clusters).guarded(means.support)
-    adjusted = adjusted_group_effects(value, _design(ctx, data_rows, weapon), clusters).guarded(means.support)
+    adjusted = adjusted_group_effects(value, dummy_design(ctx, data_rows, weapon), clusters).guarded(means.support)
     eligible = means.n >= min_examples
-    usable = eligible & (means.n >= MIN_N) & _comparable(means)
+    usable = eligible & (means.n >= MIN_N) & comparable(means)
     level = sidak_level(0.95, int(usable.sum()))
-    return WeaponTable(means, deltas, adjusted, eligible, usable, level, _verdicts(deltas, usable, level, min_effect))
+    return WeaponTable(means, deltas, adjusted, eligible, usable, level, verdicts(deltas, usable, level, min_effect))
 
 
-def _design(ctx: Context, rows: Ints, weapon: Ints) -> DummyDesign:
+def dummy_design(ctx: Context, rows: Ints, weapon: Ints) -> DummyDesign:
     """Weapon and token dummies; factorised once for the whole of the data."""
 
     def make() -> DummyDesign:
@@ -162,10 +165,10 @@ def _design(ctx: Context, rows: Ints, weapon: Ints) -> DummyDesign:
 
 def group_columns(means: GroupMeans, deltas: GroupDeltas, status: list[Status | None], level: float) -> dict[str, Any]:
     """The columns of `GroupRow`."""
-    enough = _comparable(means)
+    enough = comparable(means)
     with np.errstate(divide="ignore", invalid="ignore"):
         p = t_two_sided(deltas.delta / deltas.std_error, deltas.df)
-    bounds = (*_intervals(deltas, 0.95), *_intervals(deltas, level))
+    bounds = (*delta_intervals(deltas, 0.95), *delta_intervals(deltas, level))
     low, high, sim_low, sim_high = (np.where(enough, bound, np.nan) for bound in bounds)
     return {
         "mean_activation": means.mean,
@@ -183,14 +186,14 @@ def group_columns(means: GroupMeans, deltas: GroupDeltas, status: list[Status | 
         "sim_high": sim_high,
         "q_value": benjamini_hochberg(np.where(enough, p, np.nan)),
         "status": status,
-        "reason": [_reason(means, index) for index in range(len(means.n))],
+        "reason": [group_reason(means, index) for index in range(len(means.n))],
     }
 
 
 def weapon_stats(ctx: Context, table: WeaponTable, shown: list[int]) -> Table:
     """The table ``weapon_stats``: the weapons shown, by falling mean."""
     columns = group_columns(table.means, table.deltas, table.status, table.level)
-    enough = _comparable(table.means)
+    enough = comparable(table.means)
     low, high = (np.where(enough, bound, np.nan) for bound in table.adjusted.interval())
     facts = ctx.weapons.facts
     columns |= {
@@ -219,9 +222,9 @@ def class_stats(ctx: Context, population: Population, rows: Ints, min_effect: fl
     clusters, value = examples.clusters[data_rows], population.activation[rows]
     means = group_means(value, class_of[weapon], len(names), clusters)
     deltas = deltas_from_global(value, class_of[weapon], len(names), clusters).guarded(means.support)
-    usable = (means.n >= MIN_N) & _comparable(means)
+    usable = (means.n >= MIN_N) & comparable(means)
     level = sidak_level(0.95, int(usable.sum()))
-    columns = group_columns(means, deltas, _verdicts(deltas, usable, level, min_effect), level)
+    columns = group_columns(means, deltas, verdicts(deltas, usable, level, min_effect), level)
     columns["weapon_class"] = names
     columns["n_weapons"] = np.bincount(class_of[np.unique(weapon)], minlength=len(names))
     order = [i for i in np.argsort(-np.nan_to_num(means.mean, nan=-np.inf)).tolist() if means.n[i] > 0]

@@ -196,3 +196,64 @@ def test_classes_are_averages_over_their_examples(ask, world, feature):
         assert row["mean_activation"] == pytest.approx(
             float(activation[classes == row["weapon_class"]].mean()), rel=1e-5
         )
+
+
+@pytest.mark.parametrize("name", ["random_0", "random_1", "and", "suppressed"])
+def test_where_no_weapon_drives_the_feature_nothing_is_found_and_nothing_recommended(ask, world, name):
+    answer = ask(world, SWEEP, name)
+    assert answer.headline.startswith("nothing")
+    assert answer.custom["verdict"] == "nothing_specific"
+    assert answer.custom["dominant_weapon_detected"] is False
+    assert answer.custom["recommended_followup"] is None
+    assert answer.findings.followups == []
+    assert not any(warning.startswith("DOMINANT") for warning in answer.job.warnings)
+
+
+def test_the_specificity_of_the_data_is_the_share_of_random_directions_whose_weapons_differ_as_much(
+    ask, world, feature
+):
+    answer = ask(world, SWEEP, "special")
+    column = feature["special"]
+    weapon, pooled = np.asarray(world.data.weapon), world.pooled_of(np.arange(len(world.data)))
+    matched = world.random_directions().matched(world.active_rate(column), world.effective_max(column))
+
+    def largest(activation):
+        means = [activation[weapon == each].mean(axis=0) for each in range(len(world.weapons))]
+        return np.abs(np.array(means) - activation.mean(axis=0)).max(axis=0)
+
+    null, observed = largest(matched.activation(pooled)), largest(world.activations(column))
+    assert answer.custom["specificity_p"] == pytest.approx((1 + (null >= observed).sum()) / (1 + len(null)))
+    assert answer.custom["verdict"] == "present"
+
+
+def test_weapons_that_are_merely_below_a_few_high_ones_do_not_stand_out(ask, world):
+    answer = ask(world, SWEEP, "special", top_k_weapons=100)
+    below = [row for row in answer.rows("weapon_stats") if row["status"] == "present" and row["delta_from_global"] < 0]
+    assert below
+    assert "and 2 more weapons stand out" in answer.headline
+
+
+def test_a_certain_difference_that_random_directions_have_too_is_nothing_specific(ask, world, monkeypatch):
+    monkeypatch.setattr("mechinterp_runner.runners.design.weapon_observed.observed_specificity", lambda *_: 0.4)
+    answer = ask(world, SWEEP, "weapon")
+    assert answer.headline.startswith(f"nothing specific found: {NAME[11]}")
+    assert "p = 0.4" in answer.headline
+    assert answer.custom["verdict"] == "nothing_specific"
+    assert answer.custom["dominant_weapon_detected"] is False
+    assert answer.custom["shared_part"] is None
+    assert answer.findings.followups == []
+
+
+def test_without_pooled_vectors_specificity_is_unknown_with_a_reason(ask, world, monkeypatch):
+    monkeypatch.setattr(world, "random_directions", lambda: None)
+    answer = ask(world, SWEEP, "weapon")
+    assert answer.custom["specificity_p"] is None
+    assert "unknown" in answer.custom["specificity_reason"]
+    assert answer.custom["dominant_weapon_detected"] is True
+
+
+@pytest.mark.parametrize("method", ["observational", "interventional"])
+def test_both_methods_give_a_verdict_and_a_specificity(ask, world, method):
+    answer = ask(world, SWEEP, "weapon", method=method, slice={"sample_size": 900})
+    assert answer.custom["verdict"] == "present"
+    assert 0 < answer.custom["specificity_p"] <= 0.05

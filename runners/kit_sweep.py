@@ -1,0 +1,167 @@
+"""Kit sweep: is it the sub or special weapon that goes with the feature, and does swapping in such kits change it?"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ..context.context import Context
+from ..context.population import Population
+from ..schemas.catalogue import Plan, experiment
+from ..schemas.job import Job
+from ..schemas.result import Findings, Row, Table
+from ..schemas.spec import ExperimentSpec, Variables
+from .design.interventions import data_population
+from .design.kit_observed import observed_findings, read_kits
+from .design.kit_swapped import SHOWN_KINDS, PartEffect, part_effect_table, swap_parts, swapped_findings
+from .design.kit_tables import Kind, PartStat, PartTable, part_stats, part_table
+from .design.report import diagnostics, intervention_diagnostics, quiet_findings, smallest_effect
+from .design.weapon_effects import swap_design
+from .design.weapon_stats import dummy_design
+from .stats.regression import adjusted_group_effects
+
+Floats = NDArray[np.floating[Any]]
+
+
+class KitSweepVariables(Variables):
+    """What a kit sweep looks at."""
+
+    min_examples: int = Field(
+        default=10, ge=1, description="Subs and specials with fewer examples are not ranked, weapons not swapped in."
+    )
+    top_k: int = Field(default=10, ge=1, le=1000, description="Rows shown of each table.")
+    analyze_combinations: bool = Field(default=False, description="Also group by sub and special together.")
+    min_effect: float | None = Field(
+        default=None, gt=0, le=6, description="Smallest effect of interest; default 5 % of the effective max."
+    )
+    method: Literal["observational", "interventional"] = Field(
+        default="observational", description="Group the examples there are, or swap every kit into the same builds."
+    )
+
+
+class KitSweepSpec(ExperimentSpec):
+    """Spec of a kit sweep."""
+
+    type: Literal["kit_sweep"] = "kit_sweep"
+    variables: KitSweepVariables = KitSweepVariables()
+
+
+OBSERVED: dict[str, type[Row]] = {"sub_stats": PartStat, "special_stats": PartStat, "combo_stats": PartStat}
+TABLES: dict[str, type[Row]] = OBSERVED | {"sub_effects": PartEffect, "special_effects": PartEffect}
+_COMBO: tuple[Kind, ...] = ("combo",)
+
+
+def plan(spec: KitSweepSpec, ctx: Context) -> Plan:
+    """What the sweep would run."""
+    population = data_population(spec, ctx, spec.variables.method)
+    if spec.variables.method == "observational":
+        return Plan(
+            contexts=len(population), conditions="the examples by sub and by special", notes=population.warnings
+        )
+    _ = ctx.oracle
+    if not bool((population.activation > 0).any()):
+        return Plan(contexts=0, conditions="none: no example is active")
+    design, weapons = swap_design(spec, ctx, min_examples=spec.variables.min_examples)
+    return design.plan(ctx, f"the contexts with each of {len(weapons)} weapons swapped in")
+
+
+@experiment(
+    "kit_sweep",
+    spec=KitSweepSpec,
+    plan=plan,
+    cli="kit-sweep",
+    summary="Whether the sub or special weapon goes with the feature; interventional: whether kits with it drive it.",
+    tables=TABLES,
+    methods=("observational", "interventional"),
+    cost="data or model",
+)
+def run(spec: KitSweepSpec, ctx: Context, job: Job) -> Findings:
+    """Sweep subs and specials; the estimators are in docs/methods under "kit_sweep"."""
+    method = spec.variables.method
+    if method == "interventional":
+        _ = ctx.oracle
+    population = data_population(spec, ctx, method)
+    models = OBSERVED if method == "observational" else TABLES
+    quiet = quiet_findings(spec, ctx, population, job, method=method, models=models)
+    if quiet is not None:
+        return quiet
+    min_effect = smallest_effect(spec, ctx, spec.variables.min_effect) or 0.0
+    _warn_data(ctx, population, job)
+    table, combos = _observed(spec, ctx, population, min_effect, job)
+    if method == "interventional":
+        return _interventional(spec, ctx, job, table=table, combos=combos, min_effect=min_effect)
+    plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job)
+    reading = read_kits(spec, ctx, table, combos, population=population, min_effect=min_effect)
+    return observed_findings(spec, ctx, job, reading).model_copy(
+        update={"diagnostics": plain, "tables": list(job.tables.values())}
+    )
+
+
+def _observed(
+    spec: KitSweepSpec, ctx: Context, population: Population, min_effect: float, job: Job
+) -> tuple[PartTable, PartTable | None]:
+    """Subs and specials together, and combinations where asked for; their tables are handed over."""
+    variables, adjusted = spec.variables, _adjusted_weapons(ctx, population)
+
+    def read(kinds: tuple[Kind, ...]) -> PartTable:
+        return part_table(
+            ctx,
+            population,
+            kinds,
+            adjusted,
+            min_examples=variables.min_examples,
+            min_effect=min_effect,
+            seed=spec.dataset_slice.random_seed,
+        )
+
+    table = read(SHOWN_KINDS)
+    for kind in SHOWN_KINDS:
+        job.partial(part_stats(table, kind, variables.top_k))
+    if not variables.analyze_combinations:
+        note = "not asked for: set analyze_combinations"
+        job.partial(Table(name="combo_stats", columns=list(PartStat.model_fields), rows=[], notes=[note]))
+        return table, None
+    combos = read(_COMBO)
+    job.partial(part_stats(combos, "combo", variables.top_k))
+    return table, combos
+
+
+def _adjusted_weapons(ctx: Context, population: Population) -> Floats:
+    """Effect of each weapon with the abilities held fixed, minus the n-weighted mean effect, [k]."""
+    rows = population.rows
+    weapon = np.asarray(ctx.data.weapon[rows], dtype=np.intp)
+    design = dummy_design(ctx, rows, weapon)
+    return adjusted_group_effects(population.activation, design, ctx.data.clusters[rows]).coefficient
+
+
+def _warn_data(ctx: Context, population: Population, job: Job) -> None:
+    held = np.unique(ctx.data.weapon[population.rows]).tolist()
+    unknown = [ctx.weapons.facts[i].name for i in held if not ctx.weapons.facts[i].known]
+    if unknown:
+        job.warn(
+            f"{len(unknown)} weapons are outside the project's table (sub and special unknown): "
+            f"{', '.join(unknown[:5])}"
+        )
+
+
+def _interventional(
+    spec: KitSweepSpec, ctx: Context, job: Job, *, table: PartTable, combos: PartTable | None, min_effect: float
+) -> Findings:
+    design, weapons = swap_design(spec, ctx, min_examples=spec.variables.min_examples)
+    population = design.contexts.population
+    swapped, base_pre = swap_parts(
+        spec, ctx, job, design=design, weapons=weapons, observed=table, min_effect=min_effect
+    )
+    for kind in SHOWN_KINDS:
+        job.partial(part_effect_table(swapped, kind, spec.variables.top_k))
+    plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job)
+    found = swapped_findings(spec, swapped, table, combos=combos, min_effect=min_effect, scope=population.description)
+    return found.model_copy(
+        update={
+            "diagnostics": intervention_diagnostics(design, base_pre, plain, job),
+            "tables": list(job.tables.values()),
+        }
+    )
