@@ -92,7 +92,7 @@ def plan(spec: ShuffleNullSpec, ctx: Context) -> Plan:
     spec=ShuffleNullSpec,
     plan=plan,
     cli="shuffle-null",
-    summary="Do the data show more of the feature than shuffled data do, and than random directions do?",
+    summary="Whether the data show more of the feature than shuffled data do, and than random directions do.",
     tables=TABLES,
     methods=("observational",),
     cost="data",

@@ -87,7 +87,7 @@ def plan(spec: SplitHalfSpec, ctx: Context) -> Plan:
     spec=SplitHalfSpec,
     plan=plan,
     cli="split-half",
-    summary="Do two random halves of the builds say the same about the feature? Reliability, not meaning.",
+    summary="Whether two random halves of the builds say the same about the feature: reliability, not meaning.",
     tables=TABLES,
     methods=("observational",),
     cost="data",

@@ -45,25 +45,29 @@ def odds_ratio(a: Counts, b: Counts, c: Counts, d: Counts, level: float = 0.95) 
 
 
 def fisher_greater(a: Counts, b: Counts, c: Counts, d: Counts) -> Floats:
-    """One-sided p of Fisher's exact test that the first group has more; arrays [k] of counts as in `odds_ratio`."""
+    """One-sided p of Fisher's exact test that the first group has more; arrays [k] of counts as in `odds_ratio`.
+
+    A table with less than its share is far from the end of its tail, whose first terms are too small to represent:
+    there the tail below it is summed, and taken from 1.
+    """
     a, b, c, d = (np.asarray(cell, dtype=np.int64) for cell in (a, b, c, d))
     total = a + b + c + d
     log_factorial = special.gammaln(np.arange(int(total.max(initial=0)) + 2, dtype=np.float64) + 1.0)
     fixed = log_factorial[a + b] + log_factorial[c + d] + log_factorial[a + c] + log_factorial[b + d]
     fixed = fixed - log_factorial[total]
-    p = np.zeros(len(a))
-    # The tail is summed outwards from the table itself, all tables at once.
-    alive = np.ones(len(a), dtype=np.bool_)
-    a, b, c, d = a.copy(), b.copy(), c.copy(), d.copy()
-    while alive.any():
-        cells = log_factorial[a[alive]] + log_factorial[b[alive]] + log_factorial[c[alive]] + log_factorial[d[alive]]
-        term = np.exp(fixed[alive] - cells)
-        p[alive] += term
-        more = alive.copy()
-        more[alive] = (b[alive] > 0) & (c[alive] > 0) & (term > p[alive] * 1e-17)
-        alive = more
-        a, b, c, d = a + alive, b - alive, c - alive, d + alive
-    return np.minimum(p, 1.0)
+    below = a * total < (a + b) * (a + c)
+    step = np.where(below, -1, 1)
+    cells = np.stack([a - below, b + below, c + below, d - below])
+    moves = np.stack([step, -step, -step, step])
+    tail = np.zeros(len(a))
+    # Terms fall from the first one on: all tables are summed at once, each until its terms no longer count.
+    left = np.flatnonzero(cells.min(axis=0) >= 0)
+    while len(left):
+        term = np.exp(fixed[left] - log_factorial[cells[:, left]].sum(axis=0))
+        tail[left] += term
+        cells[:, left] += moves[:, left]
+        left = left[(cells[:, left].min(axis=0) >= 0) & (term > tail[left] * 1e-17)]
+    return np.clip(np.where(below, 1.0 - tail, tail), 0.0, 1.0)
 
 
 @dataclass(frozen=True)
