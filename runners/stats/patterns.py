@@ -62,3 +62,29 @@ def _acting_pattern(first: float, second: float, both: float, min_effect: float)
         ("other", True),
     ]
     return next(name for name, holds in named if holds)
+
+
+Reading = Literal["gates", "blocks", "strengthens", "weakens", "reverses", "none"]
+
+
+def modulation(without: float, held: float, min_effect: float, *, difference: Status) -> Reading:
+    """What a third unit does to the interaction of two.
+
+    ``gates``: the interaction is there only with it; ``blocks``: only without it; ``strengthens``, ``weakens``: it is
+    there either way; ``reverses``: it is there either way, with the other sign; ``none``: the difference does not act.
+    An interaction is there when it exceeds ``min_effect`` and a quarter of the other.
+
+    Args:
+        without: interaction without the unit, in the contexts in which the difference acts.
+        held: interaction with it, there.
+        min_effect: smallest interaction of interest.
+        difference: verdict on the difference of the two.
+    """
+    if difference not in {"present", "conditional"}:
+        return "none"
+    near = max(min_effect, ALIKE * max(abs(without), abs(held)))
+    if min(abs(without), abs(held)) <= near:
+        return "gates" if abs(held) > abs(without) else "blocks"
+    if without * held < 0:
+        return "reverses"
+    return "strengthens" if abs(held) > abs(without) else "weakens"
