@@ -62,8 +62,8 @@ class Question(NamedTuple):
         return f"{self.feature}:{self.type}({given})"
 
 
-def ask_of(feature: int, kind: str, check: Check, *, slice: dict[str, Any] | None = None, **variables: Any) -> Question:
-    return Question(feature, kind, variables, check, slice or {})
+def ask_of(feature: int, kind: str, check: Check, *, part: dict[str, Any] | None = None, **variables: Any) -> Question:
+    return Question(feature, kind, variables, check, part or {})
 
 
 def quiet(answer: Any) -> bool:
@@ -141,10 +141,10 @@ def sweeps() -> list[Question]:
     parts = [(2, SWIM, 1), (2, RES, -1), (3, RUN, 1), (3, RES, 1), (4, QSJ, 1), (4, STEALTH, 1), (5, POWER, 1)]
     parts += [(5, SAVER, 1), (6, SWIM, 1), (6, MAIN, 1), (6, COMEBACK, -1), (10, SUBRES, 1), (10, QSJ, 1)]
     wide = {"sample_size": 700}
-    asked += [ask_of(feature, kind, acts(sign), slice=wide, family=family) for feature, family, sign in parts]
-    asked.append(ask_of(11, kind, acts(1), slice=FEW, family=SWIM, encoding="single", rungs=[12]))
+    asked += [ask_of(feature, kind, acts(sign), part=wide, family=family) for feature, family, sign in parts]
+    asked.append(ask_of(11, kind, acts(1), part=FEW, family=SWIM, encoding="single", rungs=[12]))
     silent = [(0, QR), (3, SCU), (7, SCU), (8, SWIM), (11, RUN), (12, SUBS)]
-    asked += [ask_of(feature, kind, quiet, slice=FEW, family=family) for feature, family in silent]
+    asked += [ask_of(feature, kind, quiet, part=FEW, family=family) for feature, family in silent]
     return asked
 
 
@@ -161,14 +161,14 @@ def pairs() -> list[Question]:
     ]
     for feature, pattern, units in rules:
         candidates = [*units, "ink_recovery_up", "haunt"]
-        asked.append(ask_of(feature, kind, pair_is(pattern, *units), slice=few, candidate_tokens=candidates))
+        asked.append(ask_of(feature, kind, pair_is(pattern, *units), part=few, candidate_tokens=candidates))
         rungs = {"rungs_x": [12, 57], "rungs_y": [10] if units[1] == STEALTH else [12, 57]}
-        found = {"slice": few, "family_x": units[0], "family_y": units[1], **rungs}
+        found = {"part": few, "family_x": units[0], "family_y": units[1], **rungs}
         asked.append(ask_of(feature, heat, heat_is(pattern), **found))
     for feature, family in ((0, SCU), (1, QR), (12, INTENSIFY)):
-        given = {"slice": few, "candidate_tokens": [f"{family}_29", SUBS, "haunt"]}
+        given = {"part": few, "candidate_tokens": [f"{family}_29", SUBS, "haunt"]}
         asked.append(ask_of(feature, kind, lambda a: not a.rows("synergies") and not a.rows("redundancies"), **given))
-    asked.append(ask_of(6, "conditional_interactions", _blocked, slice=few, **MODULATED))
+    asked.append(ask_of(6, "conditional_interactions", _blocked, part=few, **MODULATED))
     return asked
 
 
@@ -183,7 +183,7 @@ def _blocked(answer: Any) -> bool:
 
 
 def weapons() -> list[Question]:
-    crab = {"slice": {"sample_size": 60}, "method": "interventional"}
+    crab = {"part": {"sample_size": 60}, "method": "interventional"}
     shooter = WEAPONS[40].name
     return [
         ask_of(7, "weapon_sweep", lambda a: a.custom["shared_part"] == "special: Crab Tank"),
@@ -229,7 +229,7 @@ def tokens() -> list[Question]:
         down = {2: {RES}, 6: {COMEBACK}}.get(feature, set())
         up = units - down
         if feature != 11:
-            asked.append(ask_of(feature, "token_influence_sweep", influences(up, down), slice={"sample_size": 400}))
+            asked.append(ask_of(feature, "token_influence_sweep", influences(up, down), part={"sample_size": 400}))
         asked.append(ask_of(feature, "feature_overview", lambda a, up=up: top_unit_in(a, up)))
         asked.append(ask_of(feature, "shuffle_null", lambda a, units=units: top_unit_in(a, units), n_shuffles=100))
         if feature != 11:
@@ -239,15 +239,13 @@ def tokens() -> list[Question]:
             asked.append(ask_of(feature, "frequent_itemsets", lambda a, up=up: top_unit_in(a, up)))
     pair = {"family": SWIM, "rungs": [3, 12]}
     asked.append(
-        ask_of(
-            11, "within_family_interference", lambda a: a.custom["interfering_pairs"] == [[3, 12]], slice=FEW, **pair
-        )
+        ask_of(11, "within_family_interference", lambda a: a.custom["interfering_pairs"] == [[3, 12]], part=FEW, **pair)
     )
-    asked.append(ask_of(0, "within_family_interference", quiet, slice=FEW, family=SCU, rungs=[3, 12, 29]))
+    asked.append(ask_of(0, "within_family_interference", quiet, part=FEW, family=SCU, rungs=[3, 12, 29]))
     wide = {"sample_size": 400}
-    asked.append(ask_of(4, "binary_presence_effect", names_all(STEALTH, "raises"), slice=wide))
-    asked.append(ask_of(6, "binary_presence_effect", names_all(COMEBACK, "lowers"), slice={"sample_size": 1500}))
-    asked += [ask_of(feature, "binary_presence_effect", quiet, slice=wide) for feature in (0, 3, 8, 10)]
+    asked.append(ask_of(4, "binary_presence_effect", names_all(STEALTH, "raises"), part=wide))
+    asked.append(ask_of(6, "binary_presence_effect", names_all(COMEBACK, "lowers"), part={"sample_size": 1500}))
+    asked += [ask_of(feature, "binary_presence_effect", quiet, part=wide) for feature in (0, 3, 8, 10)]
     return asked
 
 
@@ -256,8 +254,8 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "family_2d_heatmap": {"family_x": SCU, "family_y": STEALTH, "rungs_x": [12, 57]},
     "conditional_interactions": {"modulator_token": COMEBACK, "candidate_tokens": [SWIM, RUN, SCU]},
     "pairwise_interactions": {"candidate_tokens": [SWIM, RUN, SCU, STEALTH]},
-    "within_family_interference": {"family": SCU, "rungs": [3, 12, 29]},
-    "minimal_cores": {"max_examples": 16},
+    "within_family_interference": {"family": SCU},
+    "minimal_cores": {"max_examples": 24},
     "decoder_output_analysis": {"steer": [0]},
 }
 
@@ -268,7 +266,7 @@ def nulls(features: tuple[int, ...], check: Check) -> list[Question]:
         for kind in DESIGNED:
             few = {"sample_size": 100} if find(kind).cost != "data" and kind != "minimal_cores" else {}
             both = {"method": "observational"} if kind in {"weapon_sweep", "kit_sweep"} else {}
-            asked.append(ask_of(feature, kind, check, slice={} if both else few, **REQUIRED.get(kind, {}), **both))
+            asked.append(ask_of(feature, kind, check, part={} if both else few, **REQUIRED.get(kind, {}), **both))
     return asked
 
 

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from mechinterp_runner.context.context import Context
+from mechinterp_runner.context.contexts import load_context
 from mechinterp_runner.context.population import Population
 from mechinterp_runner.schemas.experiment_type import runner_names
 
 FEATURE = "dose"
+EVERYTHING = "random_0"
+"""A feature to which every part of a build matters, so that no two samples give the same numbers."""
 VARIABLES: dict[str, dict[str, Any]] = {
     "family_1d_sweep": {"family": "quick_respawn", "rungs": [12, 57]},
     "family_2d_heatmap": {"family_x": "quick_respawn", "family_y": "comeback", "rungs_x": [12, 57]},
@@ -59,12 +62,8 @@ SLICES: dict[str, tuple[dict[str, Any], Keep]] = {
 }
 
 
-def needs_no_examples(name: str) -> bool:
-    """The direct effect of a decoder column is read off the weights; examples matter when it steers."""
-    return name == "decoder_output_analysis"
-
-
-TYPES = [name for name in runner_names() if not needs_no_examples(name)]
+TYPES = [name for name in runner_names() if name != "decoder_output_analysis"]
+"""A decoder column needs an output layer, which the world has not: that type is asked on the demo bundle, below."""
 
 
 class Spy:
@@ -125,12 +124,12 @@ def test_a_filter_leaves_exactly_its_examples_and_changes_the_numbers(
 @pytest.mark.parametrize("name", TYPES)
 def test_a_sample_is_drawn_without_replacement_and_another_seed_draws_another(name, world, ask, monkeypatch):
     spy = Spy(world, monkeypatch)
-    first = ask(world, name, FEATURE, slice={"sample_size": 900}, **VARIABLES.get(name, {}))
+    first = ask(world, name, EVERYTHING, slice={"sample_size": 900}, **VARIABLES.get(name, {}))
     samples = [rows for rows in spy.rows() if len(rows) == 900]
     assert samples
     assert all(len(set(rows)) == 900 for rows in samples)
-    again = ask(world, name, FEATURE, slice={"sample_size": 900}, **VARIABLES.get(name, {}))
-    other = ask(world, name, FEATURE, slice={"sample_size": 900, "random_seed": 5}, **VARIABLES.get(name, {}))
+    again = ask(world, name, EVERYTHING, slice={"sample_size": 900}, **VARIABLES.get(name, {}))
+    other = ask(world, name, EVERYTHING, slice={"sample_size": 900, "random_seed": 5}, **VARIABLES.get(name, {}))
     assert numbers(again) == numbers(first)
     assert numbers(other) != numbers(first)
     assert sorted(spy.rows()[-1]) != samples[0]
@@ -142,3 +141,21 @@ def test_a_slice_on_the_outcome_is_named_in_headline_and_warning(name, world, as
     answer = ask(world, name, FEATURE, slice={"percentile_min": 10}, **VARIABLES.get(name, {}))
     assert "selected on the outcome" in answer.headline
     assert any("selects on the outcome" in warning for warning in answer.job.warnings)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return load_context("demo", home=tmp_path_factory.mktemp("home"), device="cpu")
+
+
+@pytest.mark.parametrize("field", SLICES)
+def test_steering_sets_the_feature_on_exactly_the_examples_that_a_filter_leaves(field, demo, ask, monkeypatch):
+    given, keep = SLICES[field]
+    wanted = np.flatnonzero(keep(demo, np.asarray(demo.activations(2))))
+    before = ask(demo, "decoder_output_analysis", 2, steer=[0])
+    spy = Spy(demo, monkeypatch)
+    answer = ask(demo, "decoder_output_analysis", 2, slice=given, steer=[0])
+    assert wanted.tolist() in spy.rows()
+    assert answer.findings.diagnostics.n_population == len(wanted)
+    assert answer.rows("steering") != before.rows("steering")
+    assert answer.rows("promoted") == before.rows("promoted")
