@@ -22,7 +22,7 @@ Floats = NDArray[np.floating[Any]]
 CLAMP = 6.0
 CORRELATIONAL = (
     "CORRELATIONAL: these numbers group the examples there are, and in real builds weapons, kits and abilities go "
-    "together; method 'interventional' gives the causal effect"
+    "together; only an intervention shows a cause"
 )
 
 
