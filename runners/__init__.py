@@ -1,1 +1,1 @@
-"""What an experiment does: one file a type, over shared statistics (``stats``) and interventions (``design``)."""
+"""What an experiment does: one file a type, over shared ``stats`` and ``design``; what is long has ``parts``."""

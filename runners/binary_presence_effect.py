@@ -18,29 +18,8 @@ from ..schemas.facts import MAX_AP
 from ..schemas.job import Job
 from ..schemas.result import Findings, Followup, Method, Row
 from ..schemas.spec import ExperimentSpec, Variables
-from .design.binary_conditional import (
-    Conditional,
-    ConditionalEffect,
-    LevelContrast,
-    Levels,
-    conditional_design,
-    conditional_effects,
-    conditional_table,
-    level_contrast,
-)
-from .design.binary_tables import BinaryEffect, Combination, ability_combinations, binary_effects
 from .design.effect_report import summarise
 from .design.high import HighPercentile, HighSplit, read_percentile, split_high
-from .design.influence_association import Association, associate, population_columns
-from .design.influence_report import (
-    causal_findings,
-    causal_followups,
-    causal_headline,
-    causal_numbers,
-    observed_findings,
-    observed_headline,
-    observed_numbers,
-)
 from .design.interventions import data_population
 from .design.report import (
     CORRELATIONAL,
@@ -57,6 +36,27 @@ from .design.report import (
 from .design.unit_columns import UnitColumns
 from .design.unit_effects import UnitEffects, unit_design, unit_effects
 from .design.units import Unit
+from .parts.influence.association import Association, associate, population_columns
+from .parts.influence.binary_conditional import (
+    Conditional,
+    ConditionalEffect,
+    LevelContrast,
+    Levels,
+    conditional_design,
+    conditional_effects,
+    conditional_table,
+    level_contrast,
+)
+from .parts.influence.binary_tables import BinaryEffect, Combination, ability_combinations, binary_effects
+from .parts.influence.report import (
+    causal_findings,
+    causal_followups,
+    causal_headline,
+    causal_numbers,
+    observed_findings,
+    observed_headline,
+    observed_numbers,
+)
 
 TABLES: dict[str, type[Row]] = {
     "binary_effects": BinaryEffect,

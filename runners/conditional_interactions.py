@@ -15,7 +15,13 @@ from ..schemas.catalogue import Plan, experiment
 from ..schemas.job import Job
 from ..schemas.result import Findings, Table
 from ..schemas.spec import ExperimentSpec
-from .design.candidates import (
+from .design.effect_report import summarise
+from .design.effect_rows import EffectTable, effect_table
+from .design.interventions import Contexts, Design, data_population, draw
+from .design.report import diagnostics, intervention_diagnostics, plural, quiet_findings, smallest_effect
+from .design.specificity import null_effects
+from .design.units import Unit
+from .parts.interactions.candidates import (
     CandidateVariables,
     Pair,
     Pool,
@@ -27,11 +33,9 @@ from .design.candidates import (
     screening,
     writing,
 )
-from .design.effect_report import summarise
-from .design.effect_rows import EffectTable, effect_table
-from .design.interactions import PAIR, TRIPLE, Factorial, admissible_pairs, contrasts, run_factorial
-from .design.interactions_grid import Grid, Meter, count_passes
-from .design.interactions_modulated import (
+from .parts.interactions.contrasts import PAIR, TRIPLE, Factorial, admissible_pairs, contrasts, run_factorial
+from .parts.interactions.grid import Grid, Meter, count_passes
+from .parts.interactions.modulated import (
     TABLES,
     Modulated,
     ModulatedRow,
@@ -40,12 +44,8 @@ from .design.interactions_modulated import (
     modulated_columns,
     read_modulator,
 )
-from .design.interactions_modulated_report import ModulatedReport
-from .design.interactions_rows import picked, ranked
-from .design.interventions import Contexts, Design, data_population, draw
-from .design.report import diagnostics, intervention_diagnostics, plural, quiet_findings, smallest_effect
-from .design.specificity import null_effects
-from .design.units import Unit
+from .parts.interactions.modulated_report import ModulatedReport
+from .parts.interactions.rows import picked, ranked
 from .stats.curve import winner_confirmed
 
 CONFIRM_STREAM, WEAPON_STREAM = 14, 15

@@ -14,9 +14,6 @@ from ..schemas.errors import RequestError
 from ..schemas.job import Job
 from ..schemas.result import Aggregates, Findings, Followup, Row
 from ..schemas.spec import ExperimentSpec, Variables
-from .design.coverage_marks import Ranges, token_marks, weapon_marks
-from .design.coverage_report import Answer, findings, headline, numbers
-from .design.coverage_tables import TokenCoverage, WeaponCoverage, token_table, weapon_table
 from .design.report import (
     CORRELATIONAL,
     diagnostics,
@@ -29,6 +26,9 @@ from .design.report import (
 )
 from .design.specificity import null_activations
 from .design.unit_columns import UnitColumns
+from .parts.coverage.marks import Ranges, token_marks, weapon_marks
+from .parts.coverage.report import Answer, findings, headline, numbers
+from .parts.coverage.tables import TokenCoverage, WeaponCoverage, token_table, weapon_table
 from .stats.groups import MIN_N
 
 Unit = tuple[str, str, int]

@@ -14,7 +14,10 @@ from ..schemas.errors import RequestError
 from ..schemas.job import Job
 from ..schemas.result import Aggregates, Diagnostics, Finding, Findings, Followup, Row, Table
 from ..schemas.spec import DatasetSlice, ExperimentSpec, Variables
-from .design.decoder_logits import (
+from .design.interventions import FEWEST, Contexts, draw
+from .design.report import diagnostics, followup, interval, number, plural, quiet_findings, with_short
+from .design.specificity import SPECIFIC
+from .parts.decoder.logits import (
     DirectEffect,
     FamilyContribution,
     TokenContribution,
@@ -27,10 +30,7 @@ from .design.decoder_logits import (
     sae_of,
     token_table,
 )
-from .design.decoder_steering import Steered, SteeringRow, steer, steering_table
-from .design.interventions import FEWEST, Contexts, draw
-from .design.report import diagnostics, followup, interval, number, plural, quiet_findings, with_short
-from .design.specificity import SPECIFIC
+from .parts.decoder.steering import Steered, SteeringRow, steer, steering_table
 from .stats.curve import winner_confirmed
 
 CONFIRM_STREAM = 30

@@ -17,7 +17,6 @@ from ..schemas.job import Job
 from ..schemas.result import Findings, Followup, Row, Table
 from ..schemas.spec import ExperimentSpec, Variables
 from ..schemas.vocabulary import Encoding
-from .design.confounding import ConfoundingRow, confounding, largest_gap
 from .design.effect_report import (
     conditional_text,
     effect_finding,
@@ -29,7 +28,6 @@ from .design.effect_report import (
 from .design.effect_rows import EffectRow, EffectTable, effect_table
 from .design.interventions import Contexts, Design, admissible, data_population, draw, parse_stable
 from .design.observed import ObservedCurve, RungStat, observed_curve, rung_stats
-from .design.observed_sweep import observed_findings
 from .design.report import (
     dead_findings,
     diagnostics,
@@ -40,6 +38,8 @@ from .design.report import (
     with_short,
 )
 from .design.specificity import null_effects
+from .parts.sweep.confounding import ConfoundingRow, confounding, largest_gap
+from .parts.sweep.observational import observed_findings
 from .stats.curve import Curve, Trend, describe_curve, trend, winner_confirmed
 
 Floats = NDArray[np.floating[Any]]

@@ -18,11 +18,6 @@ from ..schemas.result import Diagnostics, Findings, Followup, Row
 from ..schemas.spec import ExperimentSpec, Variables
 from ..schemas.vocabulary import Encoding
 from .design.effect_report import summarise
-from .design.heatmap_effects import CONFIRM_STREAM, contrasts, measure, peak_confirmed, random_effects, read_pattern
-from .design.heatmap_grid import Grid, clashes, make_grid, write_cells
-from .design.heatmap_observed import grid_cells, observe_cells, observed_pattern
-from .design.heatmap_rows import Heat, HeatmapCell, heat_numbers, heatmap_table
-from .design.heatmap_text import headline, heat_findings
 from .design.interventions import Design, Stable, admissible, data_population, draw, parse_stable
 from .design.report import (
     CORRELATIONAL,
@@ -33,6 +28,11 @@ from .design.report import (
     quiet_findings,
     smallest_effect,
 )
+from .parts.heatmap.effects import CONFIRM_STREAM, contrasts, measure, peak_confirmed, random_effects, read_pattern
+from .parts.heatmap.grid import Grid, clashes, make_grid, write_cells
+from .parts.heatmap.observed import grid_cells, observe_cells, observed_pattern
+from .parts.heatmap.rows import Heat, HeatmapCell, heat_numbers, heatmap_table
+from .parts.heatmap.text import headline, heat_findings
 
 Rung = Annotated[int, Field(ge=0, le=MAX_AP)]
 

@@ -13,9 +13,11 @@ from ..schemas.catalogue import Plan, experiment
 from ..schemas.job import Job
 from ..schemas.result import Aggregates, Findings, Row
 from ..schemas.spec import ExperimentSpec, Variables
-from .design.decoder_logits import nearest_features, norm_percentile
 from .design.high import HighPercentile, read_percentile, split_high
-from .design.overview_bands import (
+from .design.report import CORRELATIONAL, diagnostics, quiet_findings, smallest_effect
+from .design.specificity import null_activations
+from .parts.decoder.logits import nearest_features, norm_percentile
+from .parts.overview.bands import (
     BandRow,
     ExampleBuild,
     HistogramBin,
@@ -24,14 +26,14 @@ from .design.overview_bands import (
     histogram,
     shape_numbers,
 )
-from .design.overview_seen import (
+from .parts.overview.seen import (
     overview_findings,
     overview_followups,
     overview_headline,
     seen_numbers,
     what_stands_out,
 )
-from .design.overview_units import (
+from .parts.overview.units import (
     FamilyShare,
     TopUnit,
     family_shares_table,
@@ -40,9 +42,7 @@ from .design.overview_units import (
     unit_design,
     unit_effects,
 )
-from .design.report import CORRELATIONAL, diagnostics, quiet_findings, smallest_effect
-from .design.specificity import null_activations
-from .design.weapon_stats import ClassStat, WeaponStat, WeaponTable, class_stats, weapon_stats, weapon_table
+from .parts.weapons.stats import ClassStat, WeaponStat, WeaponTable, class_stats, weapon_stats, weapon_table
 
 MIN_WEAPON_EXAMPLES = 20
 

@@ -19,19 +19,6 @@ from ..schemas.result import Aggregates, Findings, Row, Table
 from ..schemas.spec import ExperimentSpec, Variables
 from .design.effect_report import summarise
 from .design.high import HighSplit, split_high
-from .design.itemset_choice import Specificity, choose
-from .design.itemset_effects import EffectBook, Set
-from .design.itemset_items import Transactions, parse_conditions, restricted, transactions
-from .design.itemset_null import Mined
-from .design.itemset_report import (
-    Named,
-    causal_followups,
-    named_finding,
-    named_headline,
-    nothing_headline,
-    scope,
-)
-from .design.itemset_rows import SURE, ItemsetRow, Scores, itemset_table, score
 from .design.report import (
     CORRELATIONAL,
     diagnostics,
@@ -41,6 +28,19 @@ from .design.report import (
     smallest_effect,
 )
 from .design.unit_columns import Kind
+from .parts.itemsets.choice import Specificity, choose
+from .parts.itemsets.effects import EffectBook, Set
+from .parts.itemsets.items import Transactions, parse_conditions, restricted, transactions
+from .parts.itemsets.null import Mined
+from .parts.itemsets.report import (
+    Named,
+    causal_followups,
+    named_finding,
+    named_headline,
+    nothing_headline,
+    scope,
+)
+from .parts.itemsets.rows import SURE, ItemsetRow, Scores, itemset_table, score
 from .stats.itemsets import MAX_ITEMSETS, Itemsets, PackedItems, TooManyItemsets, fewest
 
 Bools = NDArray[np.bool_]

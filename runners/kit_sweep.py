@@ -15,12 +15,12 @@ from ..schemas.job import Job
 from ..schemas.result import Findings, Row, Table
 from ..schemas.spec import ExperimentSpec, Variables
 from .design.interventions import data_population
-from .design.kit_observed import observed_findings, read_kits
-from .design.kit_swapped import SHOWN_KINDS, PartEffect, part_effect_table, swap_parts, swapped_findings
-from .design.kit_tables import Kind, PartStat, PartTable, part_stats, part_table
 from .design.report import diagnostics, intervention_diagnostics, quiet_findings, smallest_effect
-from .design.weapon_effects import swap_design
-from .design.weapon_stats import dummy_design
+from .parts.kits.observed import observed_findings, read_kits
+from .parts.kits.swapped import SHOWN_KINDS, PartEffect, part_effect_table, swap_parts, swapped_findings
+from .parts.kits.tables import Kind, PartStat, PartTable, part_stats, part_table
+from .parts.weapons.effects import swap_design
+from .parts.weapons.stats import dummy_design
 from .stats.regression import adjusted_group_effects
 
 Floats = NDArray[np.floating[Any]]

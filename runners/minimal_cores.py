@@ -16,8 +16,11 @@ from ..schemas.catalogue import Plan, experiment
 from ..schemas.job import Job
 from ..schemas.result import Aggregates, Finding, Findings, Followup, Row, Table
 from ..schemas.spec import ExperimentSpec, Variables
-from .design.core_outcomes import Core, Cut, Outcome, find_cores, lowest_rungs
-from .design.core_tables import (
+from .design.report import dead_findings, diagnostics, followup, smallest_effect
+from .design.specificity import SPECIFIC
+from .parts.cores.lattice import WEAPON, Probe, all_members, background_weapons, lattice_cost, subset_sets
+from .parts.cores.outcomes import Core, Cut, Outcome, find_cores, lowest_rungs
+from .parts.cores.tables import (
     CoreRow,
     ExampleRow,
     InhibitorRow,
@@ -27,10 +30,7 @@ from .design.core_tables import (
     necessity,
     tested_examples,
 )
-from .design.lattice import WEAPON, Probe, all_members, background_weapons, lattice_cost, subset_sets
-from .design.report import dead_findings, diagnostics, followup, smallest_effect
-from .design.specificity import SPECIFIC
-from .design.transplant import reference_sets, transplant
+from .parts.cores.transplant import reference_sets, transplant
 
 Rows = NDArray[np.intp]
 EXAMPLES_STREAM = 7

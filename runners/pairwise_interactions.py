@@ -15,24 +15,7 @@ from ..schemas.catalogue import Plan, experiment
 from ..schemas.job import Job
 from ..schemas.result import Aggregates, Findings
 from ..schemas.spec import ExperimentSpec
-from .design.candidates import (
-    CandidateVariables,
-    Pair,
-    Pool,
-    Writing,
-    expected,
-    pairs_of,
-    pool,
-    responses,
-    screening,
-    writing,
-)
 from .design.effect_report import summarise
-from .design.interactions import PAIR, admissible_pairs, contrasts, named_patterns, run_factorial
-from .design.interactions_grid import Grid, Meter, count_passes
-from .design.interactions_observed import builds_unknown, observed_candidates, observed_pair_columns, observed_pairs
-from .design.interactions_report import PairReport
-from .design.interactions_rows import TABLES, caused_pairs, cooccurrence, pair_tables, ranked, specific
 from .design.interventions import Contexts, Design, data_population, draw
 from .design.report import (
     CORRELATIONAL,
@@ -44,6 +27,23 @@ from .design.report import (
     smallest_effect,
 )
 from .design.units import Unit
+from .parts.interactions.candidates import (
+    CandidateVariables,
+    Pair,
+    Pool,
+    Writing,
+    expected,
+    pairs_of,
+    pool,
+    responses,
+    screening,
+    writing,
+)
+from .parts.interactions.contrasts import PAIR, admissible_pairs, contrasts, named_patterns, run_factorial
+from .parts.interactions.grid import Grid, Meter, count_passes
+from .parts.interactions.observed import builds_unknown, observed_candidates, observed_pair_columns, observed_pairs
+from .parts.interactions.report import PairReport
+from .parts.interactions.rows import TABLES, caused_pairs, cooccurrence, pair_tables, ranked, specific
 from .stats.curve import winner_confirmed
 
 CONFIRM_STREAM = 13

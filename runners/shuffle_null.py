@@ -15,9 +15,9 @@ from ..schemas.result import Aggregates, Findings, Followup, Row, Table
 from ..schemas.spec import ExperimentSpec, Variables
 from .design.high import HighPercentile, HighSplit, read_percentile, split_high
 from .design.report import CORRELATIONAL, diagnostics, followup, observed_scope, plural, quiet_findings, smallest_effect
-from .design.shuffle_report import Answer, NullDistribution
-from .design.shuffle_statistics import Prepared, Statistic, Stratum
-from .design.shuffle_test import Question, prepared_for, shuffle_test, where
+from .parts.shuffles.report import Answer, NullDistribution
+from .parts.shuffles.significance import Question, prepared_for, shuffle_test, where
+from .parts.shuffles.statistics import Prepared, Statistic, Stratum
 
 MOSTLY = 0.9
 TABLES: dict[str, type[Row]] = {"null_distribution": NullDistribution}

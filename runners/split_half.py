@@ -16,8 +16,8 @@ from ..schemas.spec import ExperimentSpec, Variables
 from .design.high import HighPercentile, HighSplit, read_percentile, split_high
 from .design.report import CORRELATIONAL, diagnostics, followup, observed_scope, plural, quiet_findings
 from .design.specificity import SPECIFIC
-from .design.split_compare import Reliability, reliability
-from .design.split_values import WORDS, Metric
+from .parts.splits.compare import Reliability, reliability
+from .parts.splits.values import WORDS, Metric
 from .stats.groups import MIN_CLUSTERS
 from .stats.reliability import spearman_brown
 

@@ -16,26 +16,6 @@ from ..schemas.result import Findings, Followup, Method
 from ..schemas.spec import ExperimentSpec, Variables
 from .design.effect_report import summarise
 from .design.high import HighPercentile, HighSplit, read_percentile, split_high
-from .design.influence_association import Association, associate, count_tertile, population_columns
-from .design.influence_report import (
-    causal_findings,
-    causal_followups,
-    causal_headline,
-    causal_numbers,
-    observed_findings,
-    observed_headline,
-    observed_numbers,
-)
-from .design.influence_rows import (
-    NOT_READ,
-    NOT_RUN,
-    TABLES,
-    confirmations,
-    influence_columns,
-    influence_table,
-    levels_to_write,
-    listed,
-)
 from .design.interventions import DEFAULT_CONTEXTS, data_population
 from .design.report import (
     CORRELATIONAL,
@@ -48,6 +28,26 @@ from .design.report import (
 from .design.unit_columns import UnitColumns
 from .design.unit_effects import UnitEffects, unit_effects, unit_plan
 from .design.units import Unit
+from .parts.influence.association import Association, associate, count_tertile, population_columns
+from .parts.influence.report import (
+    causal_findings,
+    causal_followups,
+    causal_headline,
+    causal_numbers,
+    observed_findings,
+    observed_headline,
+    observed_numbers,
+)
+from .parts.influence.rows import (
+    NOT_READ,
+    NOT_RUN,
+    TABLES,
+    confirmations,
+    influence_columns,
+    influence_table,
+    levels_to_write,
+    listed,
+)
 
 LEVEL_CONTEXTS = 200
 

@@ -27,7 +27,7 @@ from .design.report import (
     smallest_effect,
 )
 from .design.specificity import SPECIFIC
-from .design.weapon_groups_tables import (
+from .parts.weapon_groups.tables import (
     ClassEnrichment,
     Enrichment,
     WeaponEnrichment,
@@ -38,8 +38,8 @@ from .design.weapon_groups_tables import (
     weapon_enrichment,
     weapon_rows,
 )
-from .design.weapon_observed import observed_specificity, specificity_reason
-from .design.weapon_stats import weapon_table
+from .parts.weapons.observed import observed_specificity, specificity_reason
+from .parts.weapons.stats import weapon_table
 
 CARRIED = 0.5
 LARGEST_RATIO = 10_000

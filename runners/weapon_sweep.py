@@ -35,9 +35,9 @@ from .design.report import (
     smallest_effect,
 )
 from .design.specificity import null_effects
-from .design.weapon_effects import GATING, WeaponEffect, floor_bound, swap_design, swap_numbers, weapon_effects
-from .design.weapon_observed import no_weapon, observed_findings
-from .design.weapon_stats import ClassStat, WeaponStat, WeaponTable, class_stats, weapon_stats, weapon_table
+from .parts.weapons.effects import GATING, WeaponEffect, floor_bound, swap_design, swap_numbers, weapon_effects
+from .parts.weapons.observed import no_weapon, observed_findings
+from .parts.weapons.stats import ClassStat, WeaponStat, WeaponTable, class_stats, weapon_stats, weapon_table
 from .stats.curve import winner_confirmed
 
 Floats = NDArray[np.floating[Any]]

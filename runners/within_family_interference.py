@@ -18,16 +18,6 @@ from ..schemas.result import Diagnostics, Findings, Followup, Row, Table
 from ..schemas.spec import ExperimentSpec, Variables
 from .design.effect_report import effect_finding, leading, summarise
 from .design.effect_rows import EffectTable, effect_table
-from .design.interference_report import (
-    OUT_OF_DISTRIBUTION,
-    Interference,
-    direction,
-    interference_headline,
-    interference_table,
-    leading_group,
-    subject_of,
-)
-from .design.interference_sets import Comparison, count_comparisons, interference_design
 from .design.interventions import Design, data_population
 from .design.report import (
     diagnostics,
@@ -38,6 +28,16 @@ from .design.report import (
     smallest_effect,
 )
 from .design.specificity import null_effects
+from .parts.interference.report import (
+    OUT_OF_DISTRIBUTION,
+    Interference,
+    direction,
+    interference_headline,
+    interference_table,
+    leading_group,
+    subject_of,
+)
+from .parts.interference.sets import Comparison, count_comparisons, interference_design
 from .stats.curve import winner_confirmed
 
 CONFIRM_STREAM = 27

@@ -8,10 +8,10 @@ import shapiq
 from mechinterp_runner.context.bundle import Bundle
 from mechinterp_runner.context.context import Context
 from mechinterp_runner.context.contexts import load_context
-from mechinterp_runner.runners.design.candidates import Writing
-from mechinterp_runner.runners.design.interactions_modulated import read_modulator
 from mechinterp_runner.runners.design.interventions import draw
 from mechinterp_runner.runners.design.units import with_units, without_units
+from mechinterp_runner.runners.parts.interactions.candidates import Writing
+from mechinterp_runner.runners.parts.interactions.modulated import read_modulator
 from mechinterp_runner.schemas.catalogue import find
 from mechinterp_runner.schemas.errors import Cancelled, RequestError, UnknownNameError
 from mechinterp_runner.schemas.facts import WEAPONS

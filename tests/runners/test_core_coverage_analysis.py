@@ -8,7 +8,7 @@ import statsmodels.api as sm
 from mechinterp_runner.context.bundle import Bundle
 from mechinterp_runner.context.context import Context
 from mechinterp_runner.context.contexts import load_context
-from mechinterp_runner.runners.design.coverage_rates import Coverage, share_ratio
+from mechinterp_runner.runners.parts.coverage.rates import Coverage, share_ratio
 from mechinterp_runner.schemas.catalogue import find
 from mechinterp_runner.schemas.errors import RequestError
 from mechinterp_runner.schemas.facts import WEAPONS

@@ -10,7 +10,7 @@ import pytest
 from mechinterp_runner.context.bundle import Bundle
 from mechinterp_runner.context.context import Context
 from mechinterp_runner.context.contexts import load_context
-from mechinterp_runner.runners.design.decoder_logits import contributions, family_shares, null_columns, real_tokens
+from mechinterp_runner.runners.parts.decoder.logits import contributions, family_shares, null_columns, real_tokens
 from mechinterp_runner.schemas.catalogue import find
 from mechinterp_runner.schemas.errors import Cancelled, RequestError
 from mechinterp_runner.schemas.job import Job

@@ -9,10 +9,10 @@ import pytest
 import statsmodels.api as sm
 from mechinterp_runner.context.contexts import load_context
 from mechinterp_runner.context.directions import RandomDirections
-from mechinterp_runner.runners.design import heatmap_effects as hot
-from mechinterp_runner.runners.design.heatmap_cells import CellDesign
-from mechinterp_runner.runners.design.heatmap_grid import make_grid, write_cells
 from mechinterp_runner.runners.design.specificity import NullEffects
+from mechinterp_runner.runners.parts.heatmap import effects as hot
+from mechinterp_runner.runners.parts.heatmap.cells import CellDesign
+from mechinterp_runner.runners.parts.heatmap.grid import make_grid, write_cells
 from mechinterp_runner.runners.stats.regression import within_groups
 from mechinterp_runner.schemas.catalogue import find
 from mechinterp_runner.schemas.errors import RequestError

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 from mechinterp_runner.context.contexts import load_context
-from mechinterp_runner.runners.design.overview_units import _statistics, unit_design
+from mechinterp_runner.runners.parts.overview.units import _statistics, unit_design
 from mechinterp_runner.schemas.catalogue import find
 from mechinterp_runner.schemas.facts import WEAPONS
 from mechinterp_runner.schemas.spec import parse_spec

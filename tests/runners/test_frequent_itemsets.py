@@ -12,7 +12,7 @@ import statsmodels.api as sm
 from mechinterp_runner.context.bundle import Bundle
 from mechinterp_runner.context.context import Context
 from mechinterp_runner.context.contexts import load_context
-from mechinterp_runner.runners.design.itemset_null import Blocks, Mined, adjusted_p
+from mechinterp_runner.runners.parts.itemsets.null import Blocks, Mined, adjusted_p
 from mechinterp_runner.runners.stats import itemsets
 from mechinterp_runner.runners.stats.itemsets import GroupedItems, excess
 from mechinterp_runner.schemas.catalogue import find

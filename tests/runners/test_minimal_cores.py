@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mechinterp_runner.runners.design.core_outcomes import Cut, find_cores
-from mechinterp_runner.runners.design.greedy import greedy_cores
-from mechinterp_runner.runners.design.lattice import Probe, background_weapons, minimal_subsets
+from mechinterp_runner.runners.parts.cores.greedy import greedy_cores
+from mechinterp_runner.runners.parts.cores.lattice import Probe, background_weapons, minimal_subsets
+from mechinterp_runner.runners.parts.cores.outcomes import Cut, find_cores
 from mechinterp_runner.schemas.catalogue import find
 from mechinterp_runner.schemas.errors import RequestError, UnknownNameError
 from mechinterp_runner.schemas.job import Job

@@ -10,10 +10,10 @@ import shapiq
 from mechinterp_runner.context.bundle import Bundle
 from mechinterp_runner.context.context import Context
 from mechinterp_runner.context.contexts import load_context
-from mechinterp_runner.runners.design import interactions_grid
-from mechinterp_runner.runners.design.candidates import Writing
 from mechinterp_runner.runners.design.interventions import draw
 from mechinterp_runner.runners.design.units import Unit
+from mechinterp_runner.runners.parts.interactions import grid
+from mechinterp_runner.runners.parts.interactions.candidates import Writing
 from mechinterp_runner.schemas.catalogue import find
 from mechinterp_runner.schemas.errors import Cancelled, RequestError
 from mechinterp_runner.schemas.job import Job
@@ -231,7 +231,7 @@ def test_results_do_not_depend_on_the_blocks_and_no_block_is_larger_than_it_may_
     whole = ask(world, PAIRS, "random_0", candidate_tokens=FOUR, slice={"sample_size": 50})
     asked: list[int] = []
     answer_sets = world.oracle.pooled
-    monkeypatch.setattr(interactions_grid, "BLOCK_SETS", 401)
+    monkeypatch.setattr(grid, "BLOCK_SETS", 401)
     monkeypatch.setattr(
         world.oracle, "pooled", lambda sets, job=None: (asked.append(len(sets)), answer_sets(sets, job))[1]
     )

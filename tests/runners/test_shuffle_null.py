@@ -11,8 +11,8 @@ import statsmodels.api as sm
 from mechinterp_runner.context.bundle import Bundle
 from mechinterp_runner.context.context import Context
 from mechinterp_runner.context.contexts import load_context
-from mechinterp_runner.runners.design.shuffle_statistics import largest, prepare
-from mechinterp_runner.runners.design.shuffle_test import SHUFFLE_STREAM
+from mechinterp_runner.runners.parts.shuffles.significance import SHUFFLE_STREAM
+from mechinterp_runner.runners.parts.shuffles.statistics import largest, prepare
 from mechinterp_runner.runners.stats.permutation import Exchange, column_sums, permutation_p, standardised
 from mechinterp_runner.schemas.catalogue import find
 from mechinterp_runner.schemas.errors import Cancelled, RequestError

@@ -11,7 +11,7 @@ from mechinterp_runner.context.bundle import Bundle
 from mechinterp_runner.context.context import Context
 from mechinterp_runner.context.contexts import load_context
 from mechinterp_runner.runners.design.high import split_high
-from mechinterp_runner.runners.design.split_compare import split_labels, units_of
+from mechinterp_runner.runners.parts.splits.compare import split_labels, units_of
 from mechinterp_runner.runners.stats.reliability import midranks, pearson, spearman, spearman_brown, split_clusters
 from mechinterp_runner.schemas.catalogue import find
 from mechinterp_runner.schemas.errors import RequestError

@@ -9,7 +9,7 @@ import pytest
 from mechinterp_runner.context.bundle import Bundle
 from mechinterp_runner.context.context import Context
 from mechinterp_runner.context.contexts import load_context
-from mechinterp_runner.runners.design.influence_association import count_tertile, population_columns
+from mechinterp_runner.runners.parts.influence.association import count_tertile, population_columns
 from mechinterp_runner.schemas.catalogue import find
 from mechinterp_runner.schemas.errors import RequestError
 from mechinterp_runner.schemas.job import Job

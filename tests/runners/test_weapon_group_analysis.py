@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 from mechinterp_runner.context.contexts import load_context
-from mechinterp_runner.runners.design.weapon_groups import group_odds
+from mechinterp_runner.runners.parts.weapon_groups.enrichment import group_odds
 from mechinterp_runner.schemas.catalogue import find
 from mechinterp_runner.schemas.errors import RequestError
 from mechinterp_runner.schemas.facts import WEAPONS

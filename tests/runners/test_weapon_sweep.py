@@ -234,7 +234,7 @@ def test_weapons_that_are_merely_below_a_few_high_ones_do_not_stand_out(ask, wor
 
 
 def test_a_certain_difference_that_random_directions_have_too_is_nothing_specific(ask, world, monkeypatch):
-    monkeypatch.setattr("mechinterp_runner.runners.design.weapon_observed.observed_specificity", lambda *_: 0.4)
+    monkeypatch.setattr("mechinterp_runner.runners.parts.weapons.observed.observed_specificity", lambda *_: 0.4)
     answer = ask(world, SWEEP, "weapon")
     assert answer.headline.startswith(f"nothing specific found: {NAME[11]}")
     assert "p = 0.4" in answer.headline

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import statsmodels.api as sm
-from mechinterp_runner.runners.design.kit_contrasts import PartEffects, part_effects
-from mechinterp_runner.runners.design.kit_tables import Kits, Parts
+from mechinterp_runner.runners.parts.kits.contrasts import PartEffects, part_effects
+from mechinterp_runner.runners.parts.kits.tables import Kits, Parts
 from mechinterp_runner.schemas.facts import WEAPONS
 from scipy import stats
 

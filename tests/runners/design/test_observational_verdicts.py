@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from mechinterp_runner.context.population import Population
-from mechinterp_runner.runners.design.dominance import dominance, shared_part
 from mechinterp_runner.runners.design.observed import observed_curve, rung_stats
-from mechinterp_runner.runners.design.weapon_stats import WeaponTable, class_stats, weapon_stats, weapon_table
+from mechinterp_runner.runners.parts.weapons.dominance import dominance, shared_part
+from mechinterp_runner.runners.parts.weapons.stats import WeaponTable, class_stats, weapon_stats, weapon_table
 from mechinterp_runner.runners.stats.groups import GroupDeltas, GroupMeans
 from mechinterp_runner.runners.stats.regression import ClusteredFit
 from mechinterp_runner.schemas.facts import WEAPONS

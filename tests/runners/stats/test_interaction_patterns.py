@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import shapiq
 import statsmodels.api as sm
-from mechinterp_runner.runners.design.interactions import PAIR, contrast_effects, contrast_null
-from mechinterp_runner.runners.design.interactions_regression import PairDesign
+from mechinterp_runner.runners.parts.interactions.contrasts import PAIR, contrast_effects, contrast_null
+from mechinterp_runner.runners.parts.interactions.regression import PairDesign
 from mechinterp_runner.runners.stats.paired import bootstrap_weights
 from mechinterp_runner.runners.stats.patterns import contrast, modulation, pattern
 from scipy import sparse

@@ -1,0 +1,1 @@
+"""Parts of minimal cores: lattices of subsets, greedy deletion, transplants."""

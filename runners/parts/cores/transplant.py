@@ -1,0 +1,152 @@
+"""Transplants: a core written into builds drawn at random. Does it activate the feature there, and only this one?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ....context.context import Context
+from ....context.population import Population
+from ....context.token_sets import TokenSets, concatenate
+from ....schemas.job import Job
+from ...design.constraints import admit
+from ...design.effect_rows import EffectTable, effect_table
+from ...design.specificity import null_effects
+from .lattice import WEAPON, Case
+from .outcomes import Core, Outcome
+
+Bool = NDArray[np.bool_]
+Floats = NDArray[np.floating[Any]]
+N_CONTEXTS = 200
+N_REFERENCE = 100
+MIN_DONORS = 10
+_STREAM = 8
+
+
+@dataclass(frozen=True)
+class Donors:
+    """Examples that something is taken from.
+
+    Attributes:
+        own: bool [n, vocab], the tokens that are written.
+        weapon: int32 [n], the weapon that is written; None leaves the build its own.
+    """
+
+    own: Bool
+    weapon: NDArray[np.int32] | None
+
+    def into(self, contexts: TokenSets, choice: Floats, ctx: Context) -> tuple[TokenSets, TokenSets]:
+        """Base (the builds without the donors' families) and the builds with a donor's tokens written in.
+
+        Args:
+            contexts: the builds, [m].
+            choice: [m] in [0, 1), which donor each build gets.
+            ctx: the context.
+        """
+        picked = (choice * len(self.own)).astype(np.intp)
+        family = np.asarray(ctx.vocabulary.token_family)
+        held = np.zeros((len(self.own), len(ctx.vocabulary.families)), dtype=np.bool_)
+        rows, tokens = np.nonzero(self.own)
+        held[rows, family[tokens]] = True
+        touched = held[:, np.maximum(family, 0)] & (family >= 0)
+        base = TokenSets(contexts.weapon, contexts.present & ~touched[picked])
+        weapon = base.weapon if self.weapon is None else self.weapon[picked]
+        return base, TokenSets(weapon, base.present | self.own[picked])
+
+
+def _core_donors(core: Core, cases: Sequence[Case]) -> Donors:
+    own = np.stack(
+        [
+            case.fixed | case.tokens[[name in core for name in case.names[: len(case.tokens)]]].any(axis=0)
+            for case in cases
+        ]
+    )
+    weapon = np.array([case.natural.weapon[0] for case in cases], dtype=np.int32)
+    return Donors(own, weapon if WEAPON in core else None)
+
+
+def _family_donors(ctx: Context, population: Population, rng: np.random.Generator) -> Iterator[Donors]:
+    """Each family by itself, as random examples of the population hold it: what a direction might respond to."""
+    for column, family in enumerate(ctx.vocabulary.families):
+        rows = population.rows[np.flatnonzero(ctx.data.levels[population.rows, column] > 0)]
+        if len(rows) < MIN_DONORS:
+            continue
+        sets = ctx.sets(np.sort(rng.choice(rows, min(N_REFERENCE, len(rows)), replace=False)))
+        own = np.zeros_like(sets.present)
+        tokens = list(ctx.vocabulary.family_tokens(family))
+        own[:, tokens] = sets.present[:, tokens]
+        yield Donors(own, None)
+
+
+def _builds(population: Population, ctx: Context, seed: int) -> tuple[TokenSets, Floats, np.random.Generator]:
+    """Builds drawn at random, a number in [0, 1) for each that chooses its donor, and the generator that drew them."""
+    rng = np.random.default_rng([seed, _STREAM])
+    rows = np.sort(rng.choice(population.rows, min(N_CONTEXTS, len(population)), replace=False))
+    return ctx.sets(rows), rng.random(len(rows)), rng
+
+
+def _reference_pairs(
+    contexts: TokenSets, choice: Floats, population: Population, ctx: Context, rng: np.random.Generator
+) -> list[tuple[TokenSets, TokenSets]]:
+    """Every family by itself, out of and in the first builds."""
+    part = contexts.take(np.arange(min(N_REFERENCE, len(contexts))))
+    return [donors.into(part, choice[: len(part)], ctx) for donors in _family_donors(ctx, population, rng)]
+
+
+def reference_sets(population: Population, ctx: Context, seed: int) -> TokenSets | None:
+    """The sets a transplant runs whatever the cores are; None without a family that enough examples hold."""
+    contexts, choice, rng = _builds(population, ctx, seed)
+    pairs = _reference_pairs(contexts, choice, population, ctx, rng)
+    return concatenate([sets for pair in pairs for sets in pair]) if pairs else None
+
+
+def transplant(
+    cores: Sequence[Core],
+    outcomes: Sequence[Outcome],
+    population: Population,
+    ctx: Context,
+    *,
+    feature: int,
+    min_effect: float,
+    seed: int,
+    job: Job,
+) -> EffectTable:
+    """Effect of writing each core, as random examples hold it, into builds drawn at random from the population.
+
+    Base: the build without the families of the core. The same builds serve every core; those whose gear would clash
+    under any core are left out. A random direction is given the chance a feature had: its largest effect is sought
+    over these cores and over every family by itself.
+    """
+    contexts, choice, rng = _builds(population, ctx, seed)
+    holders = [[outcome.case for outcome in outcomes if core in outcome.cores] for core in cores]
+    pairs = [_core_donors(core, cases).into(contexts, choice, ctx) for core, cases in zip(cores, holders, strict=True)]
+    admitted = np.all(admit([written for _, written in pairs], ctx, ())[0], axis=0)
+    kept = np.flatnonzero(admitted) if admitted.sum() >= 2 else np.arange(len(contexts))
+    base, written = _pooled_pairs([(b.take(kept), w.take(kept)) for b, w in pairs], ctx, job)
+    families = _reference_pairs(contexts, choice, population, ctx, rng)
+    null = null_effects(ctx, feature, written, base=base, min_effect=min_effect)
+    if null is not None and families:
+        plain, single = _pooled_pairs(families, ctx, job)
+        reference = null_effects(ctx, feature, single, base=plain, min_effect=min_effect)
+        null = null if reference is None else null.union(reference)
+    before, after = ctx.read(base, feature), ctx.read(written, feature)
+    return effect_table(
+        after.activation,
+        after.pre,
+        base=(before.activation, before.pre),
+        population=population.size,
+        min_effect=min_effect,
+        null=null,
+        seed=seed,
+    )
+
+
+def _pooled_pairs(pairs: Sequence[tuple[TokenSets, TokenSets]], ctx: Context, job: Job) -> tuple[Floats, Floats]:
+    """Pooled vectors of bases and of written sets, [k, m, d] each."""
+    vectors = ctx.oracle.pooled(concatenate([base for base, _ in pairs] + [written for _, written in pairs]), job)
+    halves = vectors.reshape(2, len(pairs), len(pairs[0][0]), vectors.shape[1])
+    return halves[0], halves[1]

@@ -1,0 +1,1 @@
+"""Parts of core coverage: rates of core and tail, what marks them, how it is told."""

@@ -1,0 +1,1 @@
+"""Parts of the decoder output: direct logit effect, and steering."""

@@ -1,0 +1,1 @@
+"""Parts of the heatmap: its grid, cells, contrasts and words."""

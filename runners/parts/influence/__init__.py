@@ -1,0 +1,1 @@
+"""Parts of token influence and binary presence: association, causal effects, tables."""

@@ -1,0 +1,1 @@
+"""Parts of pairwise and conditional interactions: candidates, contrasts, regression, words."""

@@ -1,0 +1,205 @@
+"""Interactions in the data: what goes with two units held together beyond what goes with each, within weapons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ....context.context import Context
+from ....context.population import Population
+from ....schemas.job import Job
+from ....schemas.result import Status
+from ...design.observed import interval_status
+from ...design.specificity import null_activations, share_at_least
+from ...design.unit_columns import unit_columns
+from ...design.units import Unit
+from ...stats.patterns import Pattern, pattern
+from ...stats.presence import PresenceDesign
+from ...stats.tails import benjamini_hochberg, sidak_level
+from .candidates import Pair, Pool
+from .regression import PairDesign, PairEffects
+from .rows import cell_columns, held_columns, names, positions
+
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class ObservedPairs:
+    """Interactions of P pairs in a population.
+
+    Attributes:
+        effects: the regressions.
+        known: [P], pairs whose cells are large enough.
+        low, high: [P], simultaneous interval of the interaction.
+        status: verdicts; None where not known.
+        specificity: [P], p against random directions; NaN where unknown.
+        cells: [P, 4], f00 and the within-weapon effects on top of it.
+        counts: [P, 4], examples in each cell.
+    """
+
+    effects: PairEffects
+    known: NDArray[np.bool_]
+    low: Floats
+    high: Floats
+    status: list[Status | None]
+    specificity: Floats
+    cells: Floats
+    counts: Ints
+
+    def patterns(self, min_effect: float) -> list[Pattern | None]:
+        """What each pair does together; None where not known."""
+        return [
+            None if name is None else pattern(cells, min_effect, interaction=name, interaction_pre="unclear")
+            for name, cells in zip(self.status, self.cells, strict=True)
+        ]
+
+    def detectable(self, min_effect: float) -> float:
+        """Smallest interaction that half of the known pairs at least would have shown as present."""
+        widths = (self.high - self.low)[self.known] / 2.0
+        return float(min_effect + np.median(widths)) if len(widths) else float("nan")
+
+
+def observed_pairs(
+    ctx: Context,
+    feature: int,
+    population: Population,
+    pairs: Sequence[Pair],
+    *,
+    single: bool,
+    min_effect: float,
+    seed: int,
+    job: Job,
+) -> ObservedPairs:
+    """Regress the activation on each pair and its product, weapons held fixed, errors clustered by build."""
+    whole = len(population.rows) == len(ctx.data)
+    job.progress(0, 3, "pairs of columns")
+    design = _design(ctx, population.rows, pairs, single=single, key="all" if whole else None)
+    job.progress(1, 3, "regressions")
+    effects, known = design.effects(population.activation), design.enough
+    job.progress(2, 3, "random directions")
+    low, high = effects.interval(sidak_level(0.95, int(known.sum())))
+    low, high = np.where(known, low, np.nan), np.where(known, high, np.nan)
+    bounds = zip(low.tolist(), high.tolist(), strict=True)
+    neither = _mean_of_neither(design, population.activation)
+    first, second, product = effects.coefficient.T
+    cells = neither[:, None] + np.stack([np.zeros_like(first), first, second, first + second + product], axis=1)
+    return ObservedPairs(
+        effects=effects,
+        known=known,
+        low=low,
+        high=high,
+        status=[interval_status(*each, min_effect) for each in bounds],
+        specificity=_specificity(ctx, feature, population, pairs, known, single=single, seed=seed),
+        cells=cells,
+        counts=design.cells,
+    )
+
+
+def _design(ctx: Context, rows: NDArray[np.intp], pairs: Sequence[Pair], *, single: bool, key: object) -> PairDesign:
+    """The pairs' design on some rows; remembered under ``key`` where the rows depend on nothing but it."""
+
+    def make() -> PairDesign:
+        columns = held_columns(ctx, rows, pairs, single=single).matrix
+        first, second = positions(pairs)
+        return PairDesign.of(columns, first, second, np.asarray(ctx.data.weapon)[rows], ctx.data.clusters[rows])
+
+    return make() if key is None else ctx.derived(("pair design", tuple(pairs), single, key), make)
+
+
+def _mean_of_neither(design: PairDesign, activation: Floats) -> Floats:
+    """Mean activation of the examples with neither unit of each pair; NaN where there is none."""
+    value = np.asarray(activation, dtype=np.float64)[design.order]
+    single, both = design.columns.T @ value, design.both.T @ value
+    total = value.sum() - single[design.first] - single[design.second] + both
+    return np.where(design.cells[:, 0] > 0, total / np.maximum(design.cells[:, 0], 1), np.nan)
+
+
+def _specificity(
+    ctx: Context,
+    feature: int,
+    population: Population,
+    pairs: Sequence[Pair],
+    known: NDArray[np.bool_],
+    *,
+    single: bool,
+    seed: int,
+) -> Floats:
+    """Share of random directions whose largest interaction is at least each pair's, on the same examples.
+
+    Interactions are compared in units of the error they would have if residuals were alike: pairs that few examples
+    hold would else decide with their noise what the largest of a random direction is.
+    """
+    null = null_activations(ctx, feature, population, seed)
+    if null is None or not known.any():
+        return np.full(len(pairs), np.nan)
+    key = None
+    if len(population.rows) == len(ctx.data):
+        key = "all" if len(null.positions) == len(population) else seed
+    design = _design(ctx, population.rows[null.positions], pairs, single=single, key=key)
+    unit = np.sqrt(design.inverse[:, 2, 2])
+    told = known & np.isfinite(unit)
+    if not told.any():
+        return np.where(known, 1.0, np.nan)
+    own = np.abs(design.interactions(population.activation[null.positions][:, None])[:, 0] / unit)
+    largest = np.abs(design.interactions(null.activation)[told] / unit[told, None]).max(axis=0)
+    p = np.array([share_at_least(each, largest) for each in own.tolist()])
+    # A pair that the sample of examples cannot tell is not shown to be specific.
+    return np.where(known, np.where(told, p, 1.0), np.nan)
+
+
+def observed_pair_columns(
+    pairs: Sequence[Pair], found: ObservedPairs, min_effect: float, ctx: Context, *, single: bool
+) -> dict[str, Any]:
+    """The columns of `PairRow` of an observational run."""
+    n = found.counts.sum(axis=1)
+    first, second, n_both = (found.counts[:, where].sum(axis=1) for where in ([1, 3], [2, 3], [3]))
+    lift = n_both * n / np.maximum(first * second, 1).astype(np.float64)
+    known, effects = found.known, found.effects
+    p = np.where(known, effects.p_value(), np.nan)
+    nothing = [None] * len(pairs)
+    return {
+        **names(pairs, ctx, families=not single),
+        "pattern": found.patterns(min_effect),
+        **cell_columns(np.where(known[:, None], found.cells, np.nan)),
+        "interaction": np.where(known, effects.coefficient[:, 2], np.nan),
+        "std_error": np.where(known, effects.std_error, np.nan),
+        "sim_low": found.low,
+        "sim_high": found.high,
+        "p_value": p,
+        "q_value": benjamini_hochberg(p),
+        **dict.fromkeys(("interaction_pre", "pre_low", "pre_high"), nothing),
+        **dict.fromkeys(("responder_rate", "responder_low", "responder_high", "mean_responders"), nothing),
+        "n": n,
+        "n_both": n_both,
+        "cooccurrence_lift": np.where(first * second > 0, lift, np.nan),
+        "status": found.status,
+        "specificity_p": found.specificity,
+        "reason": [None if use else "a cell has fewer than 20 examples or 10 builds" for use in known.tolist()],
+    }
+
+
+def observed_candidates(ctx: Context, population: Population, units: Pool, *, single: bool) -> list[Unit]:
+    """The candidates of an observational run; where they are to be chosen, those the activation goes with most.
+
+    Effects are within weapons and in units of the error they would have if residuals were alike.
+    """
+    if units.choose is None:
+        return list(units.units)
+    columns = unit_columns(ctx, population.rows, "tokens" if single else "families")
+    clusters = ctx.data.clusters[population.rows]
+    design = PresenceDesign.of(columns.matrix, np.asarray(ctx.data.weapon)[population.rows], clusters)
+    strength = np.abs(design.coefficients(population.activation)) * np.sqrt(design.within)
+    where = {key: index for index, key in enumerate(zip(columns.family, columns.level, strict=True))}
+    order = [where[unit.family, unit.level if single else 0] for unit in units.units]
+    return units.taken(np.nan_to_num(strength[order]), ctx)
+
+
+def builds_unknown(ctx: Context, job: Job) -> None:
+    """Warn where errors are clustered by distinct examples."""
+    if ctx.data.build_id is None:
+        job.warn("builds are unknown: errors are clustered by distinct (weapon, set), which may be too narrow")

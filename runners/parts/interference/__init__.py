@@ -1,0 +1,1 @@
+"""Parts of within-family interference: the sets that are compared, and words."""

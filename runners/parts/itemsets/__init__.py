@@ -1,0 +1,1 @@
+"""Parts of frequent itemsets: items, permutations, the choice of the headline."""

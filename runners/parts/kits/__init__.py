@@ -1,0 +1,1 @@
+"""Parts of the kit sweep: contrasts over kits, in the data and swapped."""

@@ -1,0 +1,311 @@
+"""Subs and specials by swapping in every kit: the interventional half of the kit sweep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ....context.context import Context
+from ....schemas.job import Job
+from ....schemas.result import Finding, Findings, Followup, Table
+from ....schemas.spec import ExperimentSpec
+from ...design.effect_report import conditional_text, effect_finding, effect_text, nothing_text, summarise
+from ...design.effect_rows import EffectRow, EffectTable, effect_table
+from ...design.interventions import Design
+from ...design.report import followup, number, plural
+from ...design.specificity import NullEffects
+from ...stats.groups import sum_by
+from ...stats.paired import RATE_OF_INTEREST
+from ...stats.tails import benjamini_hochberg
+from .contrasts import PartEffects, part_effects
+from .observed import LARGEST_Q, part_numbers
+from .tables import DEALS_STREAM, Kind, Kits, Parts, PartTable, separability
+
+Floats = NDArray[np.floating[Any]]
+SHOWN_KINDS: tuple[Kind, ...] = ("sub", "special")
+_BLOCK = 100
+
+
+class PartEffect(EffectRow):
+    """The same builds, mean over the kits with one sub or special, against the mean over all kits swapped in."""
+
+    name: str = Field(description="Sub or special.")
+    n_weapons: int = Field(description="Kits with it; replicas count with their original.")
+    deal_p: float | None = Field(description="Share of random deals of the kits with an |effect| at least as large.")
+    deal_q: float | None = Field(description="Benjamini-Hochberg q of deal_p; subs and specials together.")
+    within_main_delta: float | None = Field(
+        description="Kits with it minus kits of the same main weapon without it, mean over main weapons."
+    )
+    within_main_low: float | None = Field(description="Lower end of its 95 % interval (t over main weapons).")
+    within_main_high: float | None = Field(description="Upper end of its 95 % interval (t over main weapons).")
+    n_mains: int = Field(description="Main weapons that have both.")
+    strongest_weapon: str | None = Field(description="Kit that carries most of the effect.")
+    delta_without_strongest: float | None = Field(description="Effect without that kit's main weapon.")
+    separable: bool | None = Field(description="False: not separable from one weapon; null: no effect to separate.")
+    observational_delta: float | None = Field(description="delta_from_global in the data, to compare.")
+    reason: str | None = Field(description="Why the part is not separable or a number is null.")
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """Effects of subs and specials over the same contexts; arrays are [g].
+
+    Attributes:
+        kits: the kits.
+        parts: subs and specials of the weapons swapped in.
+        table: effects over contexts.
+        over_kits: the same effects with the kits as observations.
+        deal_q: of the random deals.
+        separable: False where one weapon, or the main weapons, may carry the effect; None where there is none.
+        reasons: why not.
+        observed: delta_from_global in the data.
+        n_weapons: weapons swapped in.
+    """
+
+    kits: Kits
+    parts: Parts
+    table: EffectTable
+    over_kits: PartEffects
+    deal_q: Floats
+    separable: list[bool | None]
+    reasons: list[str | None]
+    observed: Floats
+    n_weapons: int
+
+    @property
+    def acting(self) -> list[int]:
+        """Parts that may be headlined, strongest first: specific, more than random deals give, and separable."""
+        return self._strongest_first(
+            [i for i in self.table.acting() if self.separable[i] and self.deal_q[i] <= LARGEST_Q]
+        )
+
+    @property
+    def leader(self) -> int:
+        """The part to speak of."""
+        return next(iter([*self.acting, *self._strongest_first(self.table.acting())]), int(self._size().argmax()))
+
+    def _size(self) -> Floats:
+        return np.abs(self.table.effects.mean)
+
+    def _strongest_first(self, indices: list[int]) -> list[int]:
+        if not indices:
+            return []
+        first = self.table.strongest(indices)
+        return sorted(indices, key=lambda i: (i != first, -float(self._size()[i])))
+
+
+def swap_parts(
+    spec: ExperimentSpec,
+    ctx: Context,
+    job: Job,
+    *,
+    design: Design,
+    weapons: list[int],
+    observed: PartTable,
+    min_effect: float,
+) -> tuple[Swapped, Floats]:
+    """Run every weapon on the contexts and average over the kits of each sub and special.
+
+    Returns:
+        The effects, and the base contexts' pre-activations [m].
+    """
+    pooled = design.pooled(ctx, job)
+    readout = ctx.read(pooled, spec.feature_id)
+    activation, pre = readout.activation[1:], readout.pre[1:]
+    of_weapon = observed.kits.of_weapon[weapons]
+    held = observed.parts.member[:, of_weapon]
+    kept = np.flatnonzero(observed.parts.known & held.any(axis=1))
+    share = held[kept] / held[kept].sum(axis=1, keepdims=True)
+    table = effect_table(
+        share @ activation,
+        share @ pre,
+        base=(activation.mean(axis=0), pre.mean(axis=0)),
+        population=design.contexts.population.size,
+        min_effect=min_effect,
+        null=_null_of_parts(ctx, spec.feature_id, pooled[1:], share, min_effect=min_effect, job=job),
+        seed=spec.dataset_slice.random_seed,
+    )
+    parts = observed.parts.take(kept)
+    over_kits = _over_kits(observed.kits, parts, of_weapon, activation, spec.dataset_slice.random_seed)
+    usable = ~np.isnan(over_kits.error)
+    acts = np.array([status in {"present", "conditional"} for status in table.status])
+    separable, reasons = separability(observed.kits, parts, over_kits, usable, acts)
+    swapped = Swapped(
+        kits=observed.kits,
+        parts=parts,
+        table=table,
+        over_kits=over_kits,
+        deal_q=benjamini_hochberg(np.where(usable, over_kits.p_value, np.nan)),
+        separable=separable,
+        reasons=reasons,
+        observed=observed.effects.delta[kept],
+        n_weapons=len(weapons),
+    )
+    return swapped, readout.pre[0]
+
+
+def _over_kits(kits: Kits, parts: Parts, of_weapon: NDArray[np.intp], activation: Floats, seed: int) -> PartEffects:
+    """The same effects with the kits as observations: their means over the contexts, activation [k, m]."""
+    count = np.bincount(of_weapon, minlength=len(kits)).astype(np.float64)
+    total = sum_by(of_weapon, activation.mean(axis=1, dtype=np.float64), len(kits))
+    rng = np.random.default_rng([seed, DEALS_STREAM])
+    return part_effects(count, total, parts.member, kits.main, family=parts.family, rng=rng)
+
+
+def _null_of_parts(
+    ctx: Context, feature: int, pooled: Floats, share: Floats, *, min_effect: float, job: Job
+) -> NullEffects | None:
+    """What random directions do on the same contrasts: means over the kits of each part against the mean over all.
+
+    Args:
+        ctx: the context.
+        feature: the feature they must look like.
+        pooled: [k, m, d] pooled vectors of the contexts with each weapon.
+        share: [g, k], weight of each weapon in each part.
+        min_effect: smallest effect of interest, which makes a responder.
+        job: may cancel.
+
+    Returns:
+        None where the examples' pooled vectors are unknown or the feature is dead.
+    """
+    directions, top = ctx.random_directions(), ctx.effective_max(feature)
+    if directions is None or top is None:
+        return None
+    matched = directions.matched(ctx.active_rate(feature), top)
+    k, m, _ = pooled.shape
+    contrast = (share - 1.0 / k).astype(np.float32)
+    total, count, responders = (np.zeros((len(share), matched.weight.shape[1])) for _ in range(3))
+    for start in range(0, m, _BLOCK):
+        job.check()
+        activation = matched.activation(pooled[:, start : start + _BLOCK])
+        d = np.tensordot(contrast, activation, axes=1)
+        responds = np.abs(d) > min_effect
+        total += d.sum(axis=1)
+        count += responds.sum(axis=1)
+        responders += (d * responds).sum(axis=1)
+    there = np.where(count >= RATE_OF_INTEREST * m, np.abs(responders) / np.maximum(count, 1), 0.0)
+    return NullEffects(np.abs(total / m).max(axis=0), there.max(axis=0))
+
+
+def part_effect_table(swapped: Swapped, kind: Kind, top_k: int) -> Table:
+    """The table ``sub_effects`` or ``special_effects``: the largest effects first."""
+    over, names = swapped.over_kits, swapped.kits.facts
+    low, high = over.within_interval()
+    columns: dict[str, Any] = dict(swapped.table.columns) | {
+        "name": swapped.parts.names,
+        "n_weapons": over.kits,
+        "deal_p": np.where(np.isnan(over.error), np.nan, over.p_value),
+        "deal_q": swapped.deal_q,
+        "within_main_delta": over.within,
+        "within_main_low": low,
+        "within_main_high": high,
+        "n_mains": over.within_mains,
+        "strongest_weapon": [names[i].name if i >= 0 else None for i in over.strongest],
+        "delta_without_strongest": over.delta_without,
+        "separable": swapped.separable,
+        "observational_delta": swapped.observed,
+        "reason": swapped.reasons,
+    }
+    order = np.argsort(-swapped.table.effects.mean, kind="stable").tolist()
+    order = [i for i in order if swapped.parts.kinds[i] == kind]
+    notes = [f"effects against each context's mean over {swapped.n_weapons} weapons"]
+    if len(order) > top_k:
+        notes.append(f"{top_k} of {plural(len(order), kind)}: the largest effects")
+    rows = {name: [values[i] for i in order[:top_k]] for name, values in columns.items()}
+    return Table.from_columns(f"{kind}_effects", PartEffect, rows, notes)
+
+
+def swapped_findings(
+    spec: ExperimentSpec,
+    swapped: Swapped,
+    observed: PartTable,
+    *,
+    combos: PartTable | None,
+    min_effect: float,
+    scope: str,
+) -> Findings:
+    """Headline, findings, numbers and followups of the swapped kits."""
+    table, acting, leader = swapped.table, swapped.acting, swapped.leader
+    custom = part_numbers(observed, combos) | _numbers(swapped)
+    shown = acting[:5] or [leader]
+    findings = [_finding(spec, swapped, i, scope) for i in shown]
+    return Findings(
+        headline=_headline(spec, swapped, min_effect, f"{table.effects.n} contexts of {scope}; interventional."),
+        findings=findings,
+        aggregates=summarise(table.effects.mean, table.effects.n, custom),
+        followups=_followups(spec, swapped),
+    )
+
+
+def _finding(spec: ExperimentSpec, swapped: Swapped, index: int, scope: str) -> Finding:
+    table = swapped.table
+    if index not in swapped.acting:
+        # Only what may be headlined raises or lowers the feature: effects that one weapon carries are its own.
+        table = replace(table, specificity=np.ones(len(table.status)))
+    found = effect_finding(
+        table,
+        index,
+        subject=swapped.parts.title(index),
+        feature=spec.feature_id,
+        population=scope,
+        table_name=f"{swapped.parts.kinds[index]}_effects",
+    )
+    return found.model_copy(update={"specificity_p": float(swapped.table.specificity[index])})
+
+
+def _numbers(swapped: Swapped) -> dict[str, Any]:
+    table, acting, leader = swapped.table, swapped.acting, swapped.leader
+    numbers: dict[str, Any] = {"method": "interventional", "n_weapons": swapped.n_weapons}
+    for kind in SHOWN_KINDS:
+        among = [i for i, each in enumerate(swapped.parts.kinds) if each == kind]
+        top = max(among, key=lambda i: float(table.effects.mean[i]), default=None)
+        numbers |= {
+            f"top_{kind}": None if top is None else swapped.parts.names[top],
+            f"top_{kind}_mean": None if top is None else float(table.columns["mean_activation"][top]),
+            f"top_{kind}_delta": None if top is None else float(table.effects.mean[top]),
+            f"top_{kind}_separable": None if top is None else swapped.separable[top],
+        }
+    return numbers | {
+        "acting_parts": [swapped.parts.title(i) for i in acting],
+        "carried_by": None if acting else _carrier(swapped, leader),
+        "specificity_p": float(table.specificity[leader]),
+        "verdict": table.status[leader] if acting else "nothing_specific",
+    }
+
+
+def _carrier(swapped: Swapped, index: int) -> str | None:
+    strongest = int(swapped.over_kits.strongest[index])
+    carried = strongest >= 0 and (swapped.reasons[index] or "").startswith("mostly carried")
+    return swapped.kits.facts[strongest].name if carried else None
+
+
+def _headline(spec: ExperimentSpec, swapped: Swapped, min_effect: float, tail: str) -> str:
+    table, top, acting = swapped.table, swapped.leader, swapped.acting
+    title, feature = swapped.parts.title(top), f"feature {spec.feature_id}"
+    if not acting:
+        if not table.acting():
+            return f"{nothing_text(table, f'swapping the kit ({title})', spec.feature_id, min_effect)}; {tail}"
+        deals = f"kits dealt at random do as much in {float(swapped.over_kits.p_value[top]):.1%}"
+        why = deals if swapped.separable[top] else swapped.reasons[top]
+        moves = f"{title} moves {feature} {effect_text(table, top)}"
+        return f"nothing specific to a sub or special found: {moves}, {why}; {tail}"
+    others = len(acting) - 1
+    more = f" ({others} more subs or specials too)" if others > 1 else " (1 more sub or special too)" * others
+    within = float(swapped.over_kits.within[top])
+    same_main = "" if np.isnan(within) else f", {number(within)} within main weapons"
+    if table.status[top] == "conditional":
+        return f"{title} acts on {feature}{more} {conditional_text(table, top)}{same_main}; {tail}"
+    against = f"against the mean over {swapped.n_weapons} weapons{same_main}"
+    return f"{title} drives {feature}{more}: {effect_text(table, top)} {against}; {tail}"
+
+
+def _followups(spec: ExperimentSpec, swapped: Swapped) -> list[Followup]:
+    carrier = None if swapped.acting else _carrier(swapped, swapped.leader)
+    if carrier is None or swapped.leader not in swapped.table.acting():
+        return []
+    variables = {"method": "interventional"}
+    return [followup(spec, "weapon_sweep", variables, f"{carrier} carries the effect: is it the weapon itself?")]

@@ -1,0 +1,1 @@
+"""Parts of the feature overview: units, weapons, bands of activation."""

@@ -1,0 +1,334 @@
+"""What goes with a feature at first sight: every family and level, within weapons, against random directions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from ....context.context import Context
+from ....context.population import Population
+from ....schemas.result import Row, Status, Table
+from ...design.high import HighSplit
+from ...design.observed import interval_status
+from ...design.specificity import NullActivations, share_at_least
+from ...design.unit_columns import UnitColumns, unit_columns
+from ...stats.groups import MIN_N
+from ...stats.pagerank import cooccurrence, pagerank
+from ...stats.presence import PresenceDesign, PresenceEffects, presence_means
+from ...stats.tails import benjamini_hochberg, sidak_level, t_quantile
+
+if TYPE_CHECKING:
+    from scipy import sparse
+
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.integer[Any]]
+LARGEST = 3
+"""A rule has parts, so the statistic of units is the mean of their largest effects, not the largest alone."""
+ENOUGH = 50
+
+
+class TopUnit(Row):
+    """Examples that hold a family, and those at its most telling level, against the others on the same weapons."""
+
+    unit: str = Field(description="Family or main-only ability, held at any AP.")
+    effect: float | None = Field(description="Mean activation with it minus without it, weapon held fixed.")
+    sim_low: float | None = Field(description="Lower end of its 95 % interval, over all units and levels at once.")
+    sim_high: float | None = Field(description="Upper end of its 95 % interval, over all units and levels at once.")
+    q_value: float | None = Field(description="Benjamini-Hochberg q of the effect over the families.")
+    best_level: str | None = Field(description="Its level (exactly this AP) with the clearest effect.")
+    level_effect: float | None = Field(description="Mean at that level minus all others, weapon held fixed.")
+    level_low: float | None = Field(description="Lower end of its interval, as sim_low.")
+    level_high: float | None = Field(description="Upper end of its interval, as sim_high.")
+    n_level: int | None = Field(description="Examples at that level.")
+    n_present: int = Field(description="Examples with the family.")
+    mean_with: float | None = Field(description="Mean activation with it, over all weapons.")
+    mean_without: float | None = Field(description="Mean activation without it, over all weapons.")
+    pagerank: float = Field(description="Its rank on the graph of what is held together, weighted by activation.")
+    status: Status | None = Field(description="Verdict on the stronger of effect and level_effect; null if unknown.")
+    reason: str | None = Field(description="Why a number is null.")
+
+
+class FamilyShare(Row):
+    """How much of what high examples hold is of one family; a description, without a verdict."""
+
+    family: str = Field(description="Family or main-only ability.")
+    n_high: int = Field(description="High examples that hold it.")
+    share_high: float = Field(description="Its share (0-1) of all families that high examples hold, counted.")
+    share_baseline: float | None = Field(description="The same share in all other examples; null without any.")
+    difference: float | None = Field(description="share_high minus share_baseline.")
+    lift: float | None = Field(description="share_high over share_baseline; null where the baseline has none.")
+
+
+@dataclass(frozen=True)
+class UnitDesign:
+    """Families held at any level, then the levels of stackable families, as columns over a population.
+
+    Attributes:
+        columns: the columns; level 0 stands for any level.
+        design: the columns with weapon fixed effects.
+        families: the leading columns, those of families, CSR [n, n_families].
+        n_clusters: clusters with each column.
+    """
+
+    columns: UnitColumns
+    design: PresenceDesign
+    families: sparse.csr_matrix
+    n_clusters: Ints
+
+    @property
+    def n_families(self) -> int:
+        """How many leading columns are families."""
+        return self.families.shape[1]
+
+    @property
+    def levels(self) -> dict[str, list[int]]:
+        """Columns of the levels of each stackable family."""
+        found: dict[str, list[int]] = {}
+        for index in range(self.n_families, len(self.columns.labels)):
+            found.setdefault(self.columns.family[index], []).append(index)
+        return found
+
+
+def unit_design(ctx: Context, rows: Ints) -> UnitDesign:
+    """The columns over some rows of the data; made once for the whole of it."""
+
+    def make() -> UnitDesign:
+        from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
+
+        families, levels = unit_columns(ctx, rows, "families"), unit_columns(ctx, rows, "levels")
+        stackable = np.array([family in ctx.vocabulary.stackable for family in levels.family])
+        levels = levels.take(np.flatnonzero(stackable))
+        columns = UnitColumns(
+            families.labels + levels.labels,
+            families.family + levels.family,
+            families.level + levels.level,
+            sparse.csr_matrix(sparse.hstack([families.matrix, levels.matrix])),
+        )
+        weapon = np.asarray(ctx.data.weapon[rows])
+        design = PresenceDesign.of(columns.matrix, weapon, ctx.data.clusters[rows])
+        examples = sparse.csr_matrix((np.ones(len(rows)), (design.cluster, np.arange(len(rows)))))
+        return UnitDesign(columns, design, families.matrix, np.asarray((examples @ columns.matrix).getnnz(axis=0)))
+
+    return ctx.derived("overview of units", make) if len(rows) == len(ctx.data) else make()
+
+
+@dataclass(frozen=True)
+class UnitEffects:
+    """Within-weapon effects of every family, and of the most telling level of each stackable one.
+
+    Attributes:
+        units: the columns.
+        column: [c], the columns of ``units`` that were estimated: all families, then the levels.
+        level: for each family the position of its level among the c; None where it has none.
+        effects: the estimates, [c].
+        low, high: simultaneous 95 % intervals, Sidak over all families and levels with 20 examples.
+        q_value: Benjamini-Hochberg over the families; NaN for levels.
+        usable: [c], those with 20 examples and a standard error.
+        status: verdicts; None where not usable.
+    """
+
+    units: UnitDesign
+    column: Ints
+    level: tuple[int | None, ...]
+    effects: PresenceEffects
+    low: Floats
+    high: Floats
+    q_value: Floats
+    usable: NDArray[np.bool_]
+    status: list[Status | None]
+
+    def label(self, index: int) -> str:
+        """The token or family of an estimated column."""
+        return self.units.columns.labels[int(self.column[index])]
+
+    def family(self, index: int) -> str:
+        """Its family."""
+        return self.units.columns.family[int(self.column[index])]
+
+    def ap(self, index: int) -> int:
+        """Its level in AP; 0 where any level counts."""
+        return self.units.columns.level[int(self.column[index])]
+
+    @property
+    def certain(self) -> Floats:
+        """How far each interval lies from 0, [c]; negative where it holds 0, -inf where unknown."""
+        return np.where(self.usable, np.maximum(self.low, -self.high), -np.inf)
+
+    def strongest(self, family: int) -> int:
+        """The family at any AP, or its level: the one whose interval lies farther from 0."""
+        level, certain = self.level[family], self.certain
+        return family if level is None or certain[family] >= certain[level] else level
+
+    def ranked(self) -> list[int]:
+        """Families: those with a present effect by its size, then the others by the certainty of theirs."""
+        best = np.array([self.strongest(i) for i in range(self.units.n_families)])
+        present = np.array([self.status[i] == "present" for i in best.tolist()])
+        size = np.abs(self.effects.coefficient[best])
+        return np.lexsort((-self.certain[best], -np.where(present, size, 0.0))).tolist()
+
+
+def _rough_bound(units: UnitDesign, value: Floats, level: float) -> Floats:
+    """Lower bounds of the sizes of all effects, as if a build's examples were one and the weapons' means known."""
+    columns, counts = units.columns.matrix, np.maximum(units.columns.counts(), 1)
+    mean, square = (np.asarray(columns.T @ each) / counts for each in (value, value**2))
+    clusters = np.maximum(units.n_clusters, 1)
+    # One build's worth of the overall variance is added: a few silent examples are not certain of anything.
+    error = np.sqrt((np.maximum(square - mean**2, 0.0) + value.var() / clusters) / clusters)
+    bound = np.abs(units.design.coefficients(value)) - t_quantile(0.5 + level / 2, clusters) * error
+    return np.nan_to_num(bound, nan=-np.inf)
+
+
+def unit_effects(units: UnitDesign, population: Population, min_effect: float) -> UnitEffects:
+    """Effects of all families on the feature, and of the level of each that tells most.
+
+    Of the levels with 20 examples, the one whose effect is roughly the most certain is chosen; the intervals account
+    for all that could have been.
+    """
+    design, k = units.design, units.n_families
+    n_present = units.columns.counts()
+    level95 = sidak_level(0.95, int((n_present >= MIN_N).sum()))
+    rough = np.where(
+        n_present >= MIN_N, _rough_bound(units, population.activation.astype(np.float64), level95), -np.inf
+    )
+    chosen: list[int] = list(range(k))
+    level: list[int | None] = []
+    levels = units.levels
+    for name in units.columns.labels[:k]:
+        own = [i for i in levels.get(name, ()) if rough[i] > -np.inf]
+        level.append(len(chosen) if own else None)
+        chosen += [max(own, key=lambda i: float(rough[i]))] if own else []
+    column = np.array(chosen)
+    effects = replace(
+        design, columns=design.columns[:, column], rate=design.rate[:, column], within=design.within[column]
+    ).effects(population.activation)
+    usable = (effects.n_present >= MIN_N) & ~np.isnan(effects.std_error)
+    bounds = effects.interval(level95)
+    low, high = (np.where(usable, bound, np.nan) for bound in bounds)
+    status: list[Status | None] = [
+        interval_status(float(a), float(b), min_effect) for a, b in zip(low, high, strict=True)
+    ]
+    q = benjamini_hochberg(np.where(usable & (column < k), effects.p_value(), np.nan))
+    return UnitEffects(units, column, tuple(level), effects, low, high, q, usable, status)
+
+
+@dataclass(frozen=True)
+class Specificity:
+    """p of the largest effects of units, and of the largest deviation of a weapon; None where unknown."""
+
+    units: float | None
+    weapons: float | None
+
+    @property
+    def both(self) -> float | None:
+        """p of the smaller one, Bonferroni over the two."""
+        known = [p for p in (self.units, self.weapons) if p is not None]
+        return min(1.0, 2.0 * min(known)) if known else None
+
+
+def specificity(found: UnitEffects, population: Population, null: NullActivations | None) -> Specificity:
+    """Compare the feature with random directions on the same examples.
+
+    The statistics are the mean of the three largest |within-weapon effects| over columns with 50 examples, and the
+    largest |mean - overall mean| over weapons with 20; the directions are as high as the feature, so that both are
+    shares of the same height.
+    """
+    n_present = found.units.columns.counts()
+    varied = ~np.isnan(found.units.design.within)
+    keep = np.flatnonzero(varied & (n_present >= ENOUGH))
+    keep = keep if len(keep) else np.flatnonzero(varied & (n_present >= MIN_N))
+    if null is None or not len(keep):
+        return Specificity(None, None)
+    own = population.activation[null.positions][:, None]
+    where, design = null.positions, found.units.design
+    if len(where) < len(population):
+        design = PresenceDesign.of(design.columns[where], design.group[where], design.cluster[where])
+    unit, weapon = _statistics(design, keep, np.hstack([own, null.activation.astype(own.dtype)]))
+    return Specificity(
+        share_at_least(float(unit[0]), unit[1:]),
+        None if weapon is None else share_at_least(float(weapon[0]), weapon[1:]),
+    )
+
+
+def _statistics(design: PresenceDesign, keep: Ints, values: Floats) -> tuple[Floats, Floats | None]:
+    """Both statistics of outcomes [n, r], [r] each; None where no weapon has 20 examples beside others.
+
+    The coefficients are those of `PresenceDesign.coefficients`, whose sums by weapon serve both statistics here.
+    """
+    from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
+
+    n, groups = len(values), len(design.counts)
+    weapon = sparse.csr_matrix((np.ones(n, values.dtype), (design.group, np.arange(n))), shape=(groups, n))
+    total = np.asarray(weapon @ values, dtype=np.float64)
+    product = np.asarray(design.columns[:, keep].T.astype(values.dtype) @ values, dtype=np.float64)
+    effect = (product - design.rate[:, keep].T @ total) / design.within[keep][:, None]
+    largest = np.sort(np.nan_to_num(np.abs(effect)), axis=0)[-LARGEST:].mean(axis=0)
+    counted = (design.counts >= MIN_N) & (design.counts < n)
+    if not counted.any():
+        return largest, None
+    mean = total / design.counts[:, None] - total.sum(axis=0) / n
+    return largest, np.abs(mean[counted]).max(axis=0)
+
+
+def top_tokens(found: UnitEffects, population: Population, top_k: int) -> Table:
+    """The table ``top_tokens``: families by their effect, each with its most telling level."""
+    rank = pagerank(cooccurrence(found.units.families, population.activation.astype(np.float64)))
+    means = presence_means(population.activation, found.units.families)
+    order = found.ranked()
+    rows = [_top_unit(found, index, rank, means) for index in order[:top_k]]
+    notes = ["effects of one unit at a time: units that are held together share them"]
+    if len(rows) < len(order):
+        notes.append(f"{len(rows)} of {len(order)} units: the largest and most certain effects")
+    return Table.from_columns("top_tokens", TopUnit, {name: [row[name] for row in rows] for name in rows[0]}, notes)
+
+
+def _top_unit(found: UnitEffects, index: int, rank: Floats, means: tuple[Floats, Floats]) -> dict[str, Any]:
+    effects, level, usable = found.effects, found.level[index], bool(found.usable[index])
+    telling = found.status[found.strongest(index)]
+    present = int(effects.n_present[index])
+    reason = None
+    if not usable:
+        few = present < MIN_N
+        reason = f"{present} examples hold it" if few else "fewer than 10 builds on one side: no standard error"
+    return {
+        "unit": found.label(index),
+        "effect": effects.coefficient[index],
+        "sim_low": found.low[index],
+        "sim_high": found.high[index],
+        "q_value": found.q_value[index],
+        "best_level": None if level is None else found.label(level),
+        "level_effect": None if level is None else effects.coefficient[level],
+        "level_low": None if level is None else found.low[level],
+        "level_high": None if level is None else found.high[level],
+        "n_level": None if level is None else int(effects.n_present[level]),
+        "n_present": present,
+        "mean_with": means[0][index],
+        "mean_without": means[1][index],
+        "pagerank": rank[index],
+        "status": telling,
+        "reason": reason,
+    }
+
+
+def family_shares_table(found: UnitEffects, split: HighSplit) -> Table:
+    """The table ``family_shares``: the families that high examples hold, the largest gain first."""
+    matrix = found.units.families
+    high = np.asarray(matrix.T @ split.high.astype(np.float64)).ravel()
+    base = np.asarray(matrix.sum(axis=0)).ravel() - high
+    share_high = high / max(high.sum(), 1.0)
+    share_base = base / base.sum() if base.sum() > 0 else np.full(len(base), np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lift = np.where(share_base > 0, share_high / share_base, np.nan)
+    order = np.argsort(-np.nan_to_num(share_high - share_base), kind="stable")
+    columns: dict[str, Any] = {
+        "family": [found.units.columns.labels[i] for i in order.tolist()],
+        "n_high": high[order].astype(np.int64),
+        "share_high": share_high[order],
+        "share_baseline": share_base[order],
+        "difference": (share_high - share_base)[order],
+        "lift": lift[order],
+    }
+    return Table.from_columns("family_shares", FamilyShare, columns, [split.describe()])

@@ -1,0 +1,1 @@
+"""Parts of the shuffle null: its statistics, the test, words."""

@@ -1,0 +1,1 @@
+"""Parts of split-half: the metrics of a half, and their comparison."""

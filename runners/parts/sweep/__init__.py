@@ -1,0 +1,1 @@
+"""Parts of the family sweep: its observational side, and the confounding gap."""

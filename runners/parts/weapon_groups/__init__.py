@@ -1,0 +1,1 @@
+"""Parts of the weapon groups: enrichment, its null, tables."""
