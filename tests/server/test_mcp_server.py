@@ -175,7 +175,7 @@ def test_a_long_answer_is_cut_to_eight_thousand_tokens_and_says_how_to_get_the_r
         ("run_spec", {"spec": {"feature_id": 1}}, "a spec needs a type"),
         ("run_spec", {"spec": "not json"}, "spec: expected a JSON object; got 'not json'"),
         ("run_spec", {"spec": {"type": TOOL, "feature_id": 1, "variables": {"famly": "x"}}}, "did you mean 'family'"),
-        ("validate_spec", {"spec": {"type": "kit_swep", "feature_id": 1}}, "did you mean 'kit_sweep'"),
+        ("validate_spec", {"spec": {"type": "kit_swep", "feature_id": 1}}, "unknown experiment type 'kit_swep'"),
         ("get_run", {"spec_id": "nothing"}, "unknown result id 'nothing'"),
         ("get_run", {"spec_id": "../../etc/passwd"}, "spec_id: String should match pattern"),
         ("list_results", {"limit": 0}, "limit: Input should be greater than or equal to 1; got 0"),

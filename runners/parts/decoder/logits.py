@@ -131,7 +131,7 @@ def null_columns(ctx: Context, feature: int, seed: int) -> Floats | None:
     """Unit decoder columns [d, 200] of random directions that are as often active, and as high, as the feature.
 
     A decoder column is learnt: it writes what the feature reads. So a random direction's column is the one that
-    explains the pooled vectors best from its activation, cov(x, a) / |cov(x, a)| (least squares), over at most 20,000
+    explains the pooled vectors best from its activation, cov(x, a) / |cov(x, a)| (least squares), over at most 6,000
     examples. A random column that nothing was learnt for would be too easy to beat.
 
     Returns:

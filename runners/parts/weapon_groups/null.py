@@ -50,7 +50,7 @@ class WeaponSums:
 
 
 def weapon_sums(ctx: Context, feature: int, population: Population, seed: int) -> WeaponSums | None:
-    """Sum the feature and 200 random directions by weapon over (at most 20,000 of) the examples of a population.
+    """Sum the feature and 200 random directions by weapon over (at most 6,000 of) the examples of a population.
 
     Returns:
         None where the examples' pooled vectors are unknown or the feature is dead.
