@@ -28,6 +28,7 @@ from .design.report import (
     followup,
     interval,
     intervention_diagnostics,
+    no_intervention,
     number,
     quiet_findings,
     smallest_effect,
@@ -165,7 +166,7 @@ def plan(spec: BinaryPresenceSpec, ctx: Context) -> Plan:
     units, levels = _check(spec, ctx)
     population = _population(spec, ctx)
     notes = tuple(_resolutions(levels))
-    if population.dead or not (population.activation > 0).any() or spec.variables.method == "observational":
+    if no_intervention(population, spec.variables.method):
         return Plan(contexts=len(population), conditions="the examples", notes=(*population.warnings, *notes))
     design, _ = unit_design(spec, ctx, units)
     found = design.plan(ctx, "each ability written in, against the builds without it")

@@ -140,7 +140,7 @@ def _admitted(
 def plan(spec: ConditionalSpec, ctx: Context) -> Plan:
     """What the run would do; see `expected` for units that are still to be chosen."""
     _asked(spec, ctx)
-    if not bool((data_population(spec, ctx, "interventional").activation > 0).any()):
+    if data_population(spec, ctx, "interventional").dead:
         return Plan(contexts=0, conditions="none: no example activates the feature")
     setting = _setting(spec, ctx)
     screen = setting.screen(ctx)

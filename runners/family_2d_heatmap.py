@@ -139,7 +139,7 @@ def plan(spec: HeatmapSpec, ctx: Context) -> Plan:
     cells = f"{len(grid.cells)} cells of {grid.families[0]} x {grid.families[1]}"
     if spec.variables.method == "observational":
         return Plan(contexts=len(population), conditions=f"the examples in {cells}", notes=population.warnings)
-    if not bool((data_population(spec, ctx, spec.variables.method).activation > 0).any()):
+    if data_population(spec, ctx, spec.variables.method).dead:
         return Plan(contexts=len(population), conditions="none: no example is active", notes=population.warnings)
     found = _design(spec, ctx, grid).plan(ctx, cells)
     return replace(found, notes=(*found.notes, *grid.resolutions()))

@@ -62,7 +62,7 @@ def plan(spec: KitSweepSpec, ctx: Context) -> Plan:
             contexts=len(population), conditions="the examples by sub and by special", notes=population.warnings
         )
     _ = ctx.oracle
-    if not bool((population.activation > 0).any()):
+    if population.dead:
         return Plan(contexts=0, conditions="none: no example is active")
     design, weapons = swap_design(spec, ctx, min_examples=spec.variables.min_examples)
     return design.plan(ctx, f"the contexts with each of {len(weapons)} weapons swapped in")

@@ -104,6 +104,8 @@ def plan(spec: MinimalCoresSpec, ctx: Context) -> Plan:
     if population.dead:
         return Plan(contexts=0, conditions="none: the feature is dead")
     top, random = _choose(spec, population, smallest_effect(spec, ctx, spec.variables.min_effect) or 0.0)
+    if not len(top):
+        return Plan(contexts=0, conditions="none: no example activates the feature above min_effect")
     cases = cut.cases(ctx, population.rows[np.concatenate([top, random])])
     background = background_weapons(ctx, spec.dataset_slice.random_seed)
     missing: set[bytes] = set()

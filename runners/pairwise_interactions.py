@@ -117,7 +117,7 @@ def plan(spec: PairwiseSpec, ctx: Context) -> Plan:
     """What the run would do; see `expected` for units that are still to be chosen."""
     units = _pool(spec, ctx)
     population = data_population(spec, ctx, spec.variables.method)
-    if spec.variables.method == "observational" or not bool((population.activation > 0).any()):
+    if spec.variables.method == "observational" or population.dead:
         return Plan(contexts=len(population), conditions="the examples by pair", notes=population.warnings)
     how, contexts = writing(spec, spec.variables), draw(spec, ctx)
     screen = screening(units.units, [contexts.sets], how, ctx)

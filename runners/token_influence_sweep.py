@@ -22,6 +22,7 @@ from .design.report import (
     diagnostics,
     followup,
     intervention_diagnostics,
+    no_intervention,
     quiet_findings,
     smallest_effect,
 )
@@ -114,7 +115,7 @@ def plan(spec: TokenInfluenceSpec, ctx: Context) -> Plan:
     if spec.variables.method != "observational":
         _ = ctx.oracle
     population = _population(spec, ctx)
-    if population.dead or not (population.activation > 0).any() or spec.variables.method == "observational":
+    if no_intervention(population, spec.variables.method):
         return Plan(contexts=len(population), conditions="the examples by unit", notes=population.warnings)
     units = _to_run(spec, ctx, population, _columns(spec, ctx, population))
     return unit_plan(spec, ctx, list(units.values()), _contexts(spec))

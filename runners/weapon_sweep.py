@@ -22,6 +22,7 @@ from .design.effect_report import (
     effect_finding,
     effect_text,
     leading,
+    noted,
     nothing_text,
     summarise,
 )
@@ -254,7 +255,7 @@ def _interventional_headline(
     top, acting = leading(effects)[0], effects.acting()
     tail = f"{effects.effects.n} contexts of {scope}; interventional."
     if not acting:
-        subject = f"swapping the weapon ({names[top]})"
+        subject = f"swapping the weapon ({names[noted(effects)]})"
         return f"{nothing_text(effects, subject, spec.feature_id, min_effect)}; {tail}"
     others = f"; {plural(len(acting) - 1, 'more weapon')} also" if len(acting) > 1 else ""
     if effects.status[top] == "conditional":

@@ -109,7 +109,7 @@ def plan(spec: InterferenceSpec, ctx: Context) -> Plan:
     """What would be run."""
     levels, _ = _levels(spec, ctx), ctx.oracle
     population = data_population(spec, ctx, "interventional")
-    if population.dead or not (population.activation > 0).any():
+    if population.dead:
         return Plan(contexts=0, conditions="none: no example activates the feature", notes=population.warnings)
     design, comparisons = _design(spec, ctx)
     what = f"{plural(len(levels), 'rung')} of {spec.variables.family} alone, in pairs and with every lower rung"

@@ -151,7 +151,7 @@ class Vocabulary:
         if ap > MAX_AP or ap < rungs[0]:
             raise RequestError(
                 f"rung {ap} of {family!r} is out of range: 0 (absent) or {rungs[0]} to {MAX_AP} AP is allowed; "
-                f"the vocabulary's rungs are {list(rungs)}."
+                f"the vocabulary's rungs are {list(rungs)}. Nothing was run."
             )
         return max(rung for rung in rungs if rung <= ap)
 
@@ -165,7 +165,8 @@ class Vocabulary:
         if level == 0:
             return ()
         if level not in rung_ids:
-            raise RequestError(f"level {level} is no rung of {family!r}: allowed are 0 and {list(rung_ids)}.")
+            allowed = f"allowed are 0 and {list(rung_ids)}"
+            raise RequestError(f"level {level} is no rung of {family!r}: {allowed}. Nothing was run.")
         if encoding == "single":
             return (rung_ids[level],)
         return tuple(index for rung, index in rung_ids.items() if rung <= level)
@@ -191,7 +192,9 @@ class Vocabulary:
             return match["family"], self.resolve(match["family"], int(match["rung"]))
         self.check_family(text)
         if text in self.stackable:
-            raise RequestError(f"{text!r} needs its AP, such as {text}_{self.rungs(text)[0]}; only main-only do not.")
+            raise RequestError(
+                f"{text!r} needs its AP, such as {text}_{self.rungs(text)[0]}; only main-only do not. Nothing was run."
+            )
         return text, MAIN_AP
 
 

@@ -36,13 +36,17 @@ def conditional_text(table: EffectTable, index: int) -> str:
     return f"in {rate:.1%} of contexts, by {there} there (mean {effect_text(table, index)})"
 
 
-def nothing_text(table: EffectTable, subject: str, feature: int, min_effect: float) -> str:
-    """What to say when no condition acts: what was seen at most, and what would have been."""
-    index = leading(table)[0]
-    effect = effect_text(table, index)
+def noted(table: EffectTable) -> int:
+    """The condition that `nothing_text` speaks of: the strongest certain one, else the largest mean effect."""
     certain = [i for i, status in enumerate(table.status) if status in {"present", "conditional"}]
-    if certain:
-        index = table.strongest(certain)
+    return table.strongest(certain) if certain else int(np.argmax(np.abs(table.effects.mean)))
+
+
+def nothing_text(table: EffectTable, subject: str, feature: int, min_effect: float) -> str:
+    """What to say when no condition acts: what was seen at most (of `noted`), and what would have been."""
+    index = noted(table)
+    effect = effect_text(table, index)
+    if table.status[index] in {"present", "conditional"}:
         p = float(table.specificity[index])
         text = conditional_text(table, index) if table.status[index] == "conditional" else effect
         return (

@@ -29,7 +29,7 @@ class HighSplit:
 
     Attributes:
         high: bool [n], over the population.
-        threshold: lowest activation of a high example.
+        threshold: lowest activation of a high example; NaN without any.
         percentile: percentile of the active examples that was used.
     """
 
@@ -76,17 +76,14 @@ def split_high(population: Population, percentile: float, job: Job) -> HighSplit
     50, or to all active.
 
     Args:
-        population: not dead, with an active example.
+        population: where none is active, none is high.
         percentile: 0-100.
         job: receives the warning when the split was widened.
-
-    Raises:
-        ValueError: no example of the population is active.
     """
     activation = population.activation
     active = np.sort(activation[activation > 0])
     if not len(active):
-        raise ValueError("no example of the population is active")
+        return HighSplit(np.zeros(len(activation), dtype=np.bool_), float("nan"), percentile)
     threshold = float(np.quantile(active, percentile / 100.0))
     high = (activation >= threshold) & (activation > 0)
     if high.sum() < min(ENOUGH_HIGH, len(active)):

@@ -142,12 +142,18 @@ def quiet_findings(
     method: Method,
     models: Mapping[str, type[Row]],
 ) -> Findings | None:
-    """The answer where the population has no active example, with the reason; None where it has one."""
+    """The answer where there is nothing to look at, with the reason; None where there is.
+
+    That is a dead feature; and, for a type that reads how active the examples are, a population without an active one.
+    An intervention may well activate a feature in builds that do not.
+    """
     if population.dead:
         return dead_findings(spec, ctx, population, job, method=method, tables=empty_tables(models))
-    if bool((population.activation > 0).any()):
+    if method == "interventional" or bool((population.activation > 0).any()):
         return None
     reason = f"none of the {len(population):,} examples ({population.description}) activates feature {spec.feature_id}"
+    if method == "both":
+        reason += "; method 'interventional' asks what the network would do with them"
     tables = empty_tables(models)
     for table in tables:
         table.notes.append(reason)
@@ -158,6 +164,12 @@ def quiet_findings(
         tables=tables,
         diagnostics=diagnostics(population, ctx.min_effect(spec.feature_id), ctx.effective_max(spec.feature_id), job),
     )
+
+
+def no_intervention(population: Population, method: Method) -> bool:
+    """Whether a run would ask the network nothing: by its method, or as `quiet_findings` answers it."""
+    quiet = method == "both" and not bool((population.activation > 0).any())
+    return method == "observational" or population.dead or quiet
 
 
 def dead_findings(

@@ -46,9 +46,10 @@ def test_fewer_than_50_active_are_all_high_and_no_inactive_one_is():
     assert any("7 active" in warning for warning in job.warnings)
 
 
-def test_without_an_active_example_there_is_no_split():
-    with pytest.raises(ValueError, match="no example"):
-        split_high(population(np.zeros(9)), 90.0, Job())
+def test_without_an_active_example_none_is_high():
+    split = split_high(population(np.zeros(9)), 90.0, Job())
+    assert (split.n_high, split.n_baseline) == (0, 9)
+    assert np.isnan(split.threshold)
 
 
 @pytest.mark.parametrize(("given", "read", "warned"), [(0.995, 99.5, True), (90.0, 90.0, False), (1.0, 1.0, False)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -98,3 +100,30 @@ def test_cells_of_a_heatmap_and_a_curve_hold_every_example_once(ask, world, trut
     curve = ask(world, "family_1d_sweep", FEATURE, family="run_speed_up", method="observational").rows("rung_stats")
     assert sum(row["n"] for row in curve) == len(activation)
     assert curve[0]["mean_activation"] == pytest.approx(activation[~held(world, "run_speed_up")].mean())
+
+
+SCU = "special_charge_up"
+MADE: dict[str, tuple[dict[str, Any], str]] = {
+    "family_1d_sweep": ({"family": SCU}, SCU),
+    "family_2d_heatmap": ({"family_x": SCU, "family_y": "comeback", "rungs_x": [29]}, SCU),
+    "token_influence_sweep": ({"method": "interventional"}, SCU),
+    "pairwise_interactions": ({"candidate_tokens": ["run_speed_up", "haunt"]}, "nothing above"),
+    "conditional_interactions": (
+        {"modulator_token": "comeback", "candidate_tokens": ["run_speed_up", "haunt"]},
+        "nothing above",
+    ),
+    "binary_presence_effect": ({"method": "interventional"}, "nothing above"),
+    "weapon_sweep": ({"method": "interventional"}, "nothing above"),
+    "kit_sweep": ({"method": "interventional"}, "nothing above"),
+    "within_family_interference": ({"family": SCU, "rungs": [3, 12]}, "nothing above"),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_an_intervention_is_made_in_builds_none_of_which_activates_the_feature(name, ask, world):
+    variables, said = MADE[name]
+    part = {"family_exclude": [SCU], "sample_size": 80}
+    answer = ask(world, name, "threshold", slice=part, **variables)
+    assert answer.findings.diagnostics.n_contexts_tested == 80
+    assert answer.findings.diagnostics.relu_floor_rate == 1.0
+    assert said in answer.headline

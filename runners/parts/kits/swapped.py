@@ -13,7 +13,7 @@ from ....context.context import Context
 from ....schemas.job import Job
 from ....schemas.result import Finding, Findings, Followup, Table
 from ....schemas.spec import ExperimentSpec
-from ...design.effect_report import conditional_text, effect_finding, effect_text, nothing_text, summarise
+from ...design.effect_report import conditional_text, effect_finding, effect_text, noted, nothing_text, summarise
 from ...design.effect_rows import EffectRow, EffectTable, effect_table
 from ...design.interventions import Design
 from ...design.report import followup, number, plural
@@ -288,7 +288,8 @@ def _headline(spec: ExperimentSpec, swapped: Swapped, min_effect: float, tail: s
     title, feature = swapped.parts.title(top), f"feature {spec.feature_id}"
     if not acting:
         if not table.acting():
-            return f"{nothing_text(table, f'swapping the kit ({title})', spec.feature_id, min_effect)}; {tail}"
+            subject = f"swapping the kit ({swapped.parts.title(noted(table))})"
+            return f"{nothing_text(table, subject, spec.feature_id, min_effect)}; {tail}"
         deals = f"kits dealt at random do as much in {float(swapped.over_kits.p_value[top]):.1%}"
         why = deals if swapped.separable[top] else swapped.reasons[top]
         moves = f"{title} moves {feature} {effect_text(table, top)}"
