@@ -16,16 +16,14 @@ from ..schemas.catalogue import Plan, experiment
 from ..schemas.errors import RequestError
 from ..schemas.facts import MAX_AP
 from ..schemas.job import Job
-from ..schemas.result import Findings, Followup, Method, Row
+from ..schemas.result import Findings, Method, Row
 from ..schemas.spec import ExperimentSpec, Variables
 from .design.effect_report import summarise
 from .design.high import HighPercentile, HighSplit, read_percentile, split_high
 from .design.interventions import data_population
 from .design.report import (
-    CORRELATIONAL,
     diagnostics,
     empty_tables,
-    followup,
     interval,
     intervention_diagnostics,
     no_intervention,
@@ -54,9 +52,7 @@ from .parts.influence.report import (
     causal_followups,
     causal_headline,
     causal_numbers,
-    observed_findings,
-    observed_headline,
-    observed_numbers,
+    observed_answer,
 )
 
 TABLES: dict[str, type[Row]] = {
@@ -220,7 +216,18 @@ def run(spec: BinaryPresenceSpec, ctx: Context, job: Job) -> Findings:
         spec, ctx, population, job, columns=columns, units=units, levels=levels, min_effect=min_effect
     )
     if effects is None:
-        return _observational(spec, ctx, population, job, seen=seen, split=split, min_effect=min_effect)
+        custom = _observed_top(seen) | {"top_causal_delta": None}
+        return observed_answer(
+            spec,
+            ctx,
+            population,
+            job,
+            seen=seen,
+            split=split,
+            table="binary_effects",
+            custom=custom,
+            min_effect=min_effect,
+        )
     return _causal(
         spec, ctx, population, job, seen=seen, split=split, effects=effects, at_levels=at_levels, min_effect=min_effect
     )
@@ -280,44 +287,6 @@ def _conditional(
         )
     )
     return causal
-
-
-def _observational(
-    spec: BinaryPresenceSpec,
-    ctx: Context,
-    population: Population,
-    job: Job,
-    *,
-    seen: Association,
-    split: HighSplit,
-    min_effect: float,
-) -> Findings:
-    job.warn(CORRELATIONAL)
-    followups: list[Followup] = []
-    if seen.acting() and ctx.has_model:
-        again = spec.variables.model_dump(mode="json", exclude_defaults=True) | {"method": "both"}
-        reason = "abilities go with the feature in the data: do they act in the network?"
-        followups = [followup(spec, spec.type, again, reason)]
-    known = seen.effects.coefficient[np.isfinite(seen.effects.coefficient)]
-    custom = {
-        "method": "observational",
-        **_observed_top(seen),
-        "top_causal_delta": None,
-        **observed_numbers(seen),
-        **split.numbers(),
-    }
-    return Findings(
-        headline=observed_headline(
-            seen, spec.feature_id, min_effect=min_effect, population=population, split_text=split.describe()
-        ),
-        findings=observed_findings(
-            seen, spec.feature_id, method="observational", population=population.description, table="binary_effects"
-        ),
-        aggregates=summarise(known if len(known) else np.full(1, np.nan), len(population), custom),
-        tables=list(job.tables.values()),
-        diagnostics=diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job),
-        followups=followups,
-    )
 
 
 def _observed_top(seen: Association, index: int | None = None) -> dict[str, Any]:

@@ -12,15 +12,13 @@ from ..context.population import Population
 from ..schemas.catalogue import Plan, experiment
 from ..schemas.errors import RequestError
 from ..schemas.job import Job
-from ..schemas.result import Findings, Followup, Method
+from ..schemas.result import Findings, Method
 from ..schemas.spec import ExperimentSpec, Variables
 from .design.effect_report import summarise
 from .design.high import HighPercentile, HighSplit, read_percentile, split_high
 from .design.interventions import DEFAULT_CONTEXTS, data_population
 from .design.report import (
-    CORRELATIONAL,
     diagnostics,
-    followup,
     intervention_diagnostics,
     no_intervention,
     quiet_findings,
@@ -35,9 +33,7 @@ from .parts.influence.report import (
     causal_followups,
     causal_headline,
     causal_numbers,
-    observed_findings,
-    observed_headline,
-    observed_numbers,
+    observed_answer,
 )
 from .parts.influence.rows import (
     NOT_READ,
@@ -156,7 +152,18 @@ def run(spec: TokenInfluenceSpec, ctx: Context, job: Job) -> Findings:
         job=job,
     )
     if not to_run:
-        return _observational(spec, ctx, population, job, seen=seen, split=split, min_effect=min_effect)
+        custom = _tables(spec, job, seen, None, [])
+        return observed_answer(
+            spec,
+            ctx,
+            population,
+            job,
+            seen=seen,
+            split=split,
+            table="all_tokens",
+            custom=custom,
+            min_effect=min_effect,
+        )
     effects = unit_effects(
         spec,
         ctx,
@@ -201,39 +208,6 @@ def _tables(
         "confirmed": [labels[i] for i, agrees in confirmed.items() if agrees],
         "not_confirmed": [labels[i] for i, agrees in confirmed.items() if agrees is False],
     }
-
-
-def _observational(
-    spec: TokenInfluenceSpec,
-    ctx: Context,
-    population: Population,
-    job: Job,
-    *,
-    seen: Association,
-    split: HighSplit,
-    min_effect: float,
-) -> Findings:
-    job.warn(CORRELATIONAL)
-    numbers = _tables(spec, job, seen, None, [])
-    followups: list[Followup] = []
-    if seen.acting() and ctx.has_model:
-        again = spec.variables.model_dump(mode="json", exclude_defaults=True) | {"method": "both"}
-        reason = "units go with the feature in the data: do they act in the network?"
-        followups = [followup(spec, spec.type, again, reason)]
-    known = seen.effects.coefficient[np.isfinite(seen.effects.coefficient)]
-    custom = {"method": "observational", **observed_numbers(seen), **numbers, **split.numbers()}
-    return Findings(
-        headline=observed_headline(
-            seen, spec.feature_id, min_effect=min_effect, population=population, split_text=split.describe()
-        ),
-        findings=observed_findings(
-            seen, spec.feature_id, method="observational", population=population.description, table="all_tokens"
-        ),
-        aggregates=summarise(known if len(known) else np.full(1, np.nan), len(population), custom),
-        tables=list(job.tables.values()),
-        diagnostics=diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job),
-        followups=followups,
-    )
 
 
 def _causal(

@@ -12,6 +12,7 @@ import pytest
 from mechinterp_runner import load_context, run
 from mechinterp_runner.schemas.experiment_type import DESIGNED
 from mechinterp_runner.schemas.spec import parse_spec
+from mechinterp_runner.server.cli import main
 
 ROOT = Path(mechinterp_runner.__file__).resolve().parent
 SECTIONS = ("The question it answers", "When not to use it", "Variables", "Tables", "How to read it", "Example")
@@ -75,3 +76,17 @@ def test_links_to_files_lead_somewhere(path):
     text = (ROOT / path).read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
     assert [link for link in links if not ((ROOT / path).parent / link).exists()] == []
+
+
+def commands_of(text: str) -> list[tuple[str, str]]:
+    """Commands of the console blocks, each with the headline shown below it."""
+    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    return [
+        found for block in blocks for found in re.findall(r"^\$ mechinterp-runner (.+)\n# (.+)$", block, re.MULTILINE)
+    ]
+
+
+@pytest.mark.parametrize(("command", "headline"), commands_of((ROOT / "README.md").read_text(encoding="utf-8")))
+def test_a_command_of_the_readme_prints_the_headline_shown_below_it(command, headline, tmp_path, capsys):
+    assert main([*command.split(), "--home", str(tmp_path), "--format", "markdown"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"# {headline}"

@@ -9,11 +9,13 @@ import numpy as np
 
 from ....context.context import Context
 from ....context.population import Population
-from ....schemas.result import Finding, Followup, Method
+from ....schemas.job import Job
+from ....schemas.result import Finding, Findings, Followup, Method
 from ....schemas.spec import ExperimentSpec
-from ...design.effect_report import effect_finding, effect_text, leading, nothing_text
+from ...design.effect_report import effect_finding, effect_text, leading, nothing_text, summarise
 from ...design.effect_rows import EffectTable
-from ...design.report import followup, interval, number, observed_scope, plural
+from ...design.high import HighSplit
+from ...design.report import CORRELATIONAL, diagnostics, followup, interval, number, observed_scope, plural
 from ...design.unit_effects import UnitEffects
 from .association import Association
 
@@ -253,3 +255,38 @@ def observed_numbers(seen: Association) -> dict[str, Any]:
         "verdict": "present" if seen.acting() else "nothing_specific",
         "specificity_p": float(seen.specificity[top]),
     }
+
+
+def observed_answer(
+    spec: ExperimentSpec,
+    ctx: Context,
+    population: Population,
+    job: Job,
+    *,
+    seen: Association,
+    split: HighSplit,
+    table: str,
+    custom: dict[str, Any],
+    min_effect: float,
+) -> Findings:
+    """The findings of an observational run; ``table`` is its main one, ``custom`` holds the type's own numbers."""
+    job.warn(CORRELATIONAL)
+    followups: list[Followup] = []
+    if seen.acting() and ctx.has_model:
+        again = spec.variables.model_dump(mode="json", exclude_defaults=True) | {"method": "both"}
+        reason = "abilities go with the feature in the data: do they act in the network?"
+        followups = [followup(spec, spec.type, again, reason)]
+    known = seen.effects.coefficient[np.isfinite(seen.effects.coefficient)]
+    numbers = {"method": "observational", **custom, **observed_numbers(seen), **split.numbers()}
+    return Findings(
+        headline=observed_headline(
+            seen, spec.feature_id, min_effect=min_effect, population=population, split_text=split.describe()
+        ),
+        findings=observed_findings(
+            seen, spec.feature_id, method="observational", population=population.description, table=table
+        ),
+        aggregates=summarise(known if len(known) else np.full(1, np.nan), len(population), numbers),
+        tables=list(job.tables.values()),
+        diagnostics=diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job),
+        followups=followups,
+    )
