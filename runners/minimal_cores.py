@@ -14,9 +14,9 @@ from ..context.context import Context
 from ..context.population import Population
 from ..schemas.catalogue import Plan, experiment
 from ..schemas.job import Job
-from ..schemas.result import Aggregates, Finding, Findings, Followup, Row, Table
+from ..schemas.result import Aggregates, ConstraintViolation, Finding, Findings, Followup, Row, Table
 from ..schemas.spec import ExperimentSpec, Variables
-from .design.report import dead_findings, diagnostics, followup, smallest_effect
+from .design.report import CLAMP, dead_findings, diagnostics, followup, smallest_effect
 from .design.specificity import SPECIFIC
 from .parts.cores.lattice import WEAPON, Probe, all_members, background_weapons, lattice_cost, subset_sets
 from .parts.cores.outcomes import Core, Cut, Outcome, find_cores, lowest_rungs
@@ -163,8 +163,11 @@ def run(spec: MinimalCoresSpec, ctx: Context, job: Job) -> Findings:
     job.partial(tested_examples(ctx, outcomes, len(top), cut))
     job.partial(necessity(outcomes, variables.retention_threshold))
     job.partial(inhibitors(outcomes, min_effect))
-    cores = job.partial(_cores(spec, outcomes, len(top), probe, cut, population=population, min_effect=min_effect))
-    return _findings(spec, ctx, population, job, outcomes=outcomes, cores=cores, min_effect=min_effect)
+    cores, violations = _cores(spec, outcomes, len(top), probe, cut, population=population, min_effect=min_effect)
+    job.partial(cores)
+    found = _findings(spec, ctx, population, job, outcomes=outcomes, cores=cores, min_effect=min_effect)
+    found.diagnostics.constraint_violations = violations
+    return found
 
 
 def _cores(
@@ -176,7 +179,7 @@ def _cores(
     *,
     population: Population,
     min_effect: float,
-) -> Table:
+) -> tuple[Table, list[ConstraintViolation]]:
     """Every core found; the most frequent ones with their lowest rungs and their effect in builds drawn at random."""
     holders: dict[Core, list[int]] = defaultdict(list)
     for index, outcome in enumerate(outcomes):
@@ -184,18 +187,21 @@ def _cores(
             holders[core].append(index)
     order = sorted(holders, key=lambda core: (-len(holders[core]), len(core), sorted(core)))
     rows = [core_row(core, holders[core], outcomes, n_top=n_top, cut=cut) for core in order]
-    followed = [core for core in order[:CORES_FOLLOWED] if core]
+    followed, violations = order[:CORES_FOLLOWED], list[ConstraintViolation]()
+    moved = None
     if followed:
-        moved = transplant(
+        done = transplant(
             followed,
             outcomes,
             population,
             probe.ctx,
-            feature=spec.feature_id,
             min_effect=min_effect,
-            seed=spec.dataset_slice.random_seed,
+            spec=spec,
+            keeps_weapon=not spec.variables.include_weapon,
             job=probe.job,
         )
+        moved, violations = done if done is not None else (None, [])
+    if moved is not None:
         for index, core in enumerate(followed):
             more = {
                 "rungs": lowest_rungs(core, outcomes, probe, spec.variables.retention_threshold),
@@ -207,7 +213,9 @@ def _cores(
             }
             rows[order.index(core)] = rows[order.index(core)].model_copy(update=more)
     notes = [f"rungs and transplants are given for the {CORES_FOLLOWED} most frequent cores"]
-    return Table.of("cores", CoreRow, rows, notes)
+    if moved is None and followed:
+        notes.append("no transplant: fewer than two builds of the slice could take every core")
+    return Table.of("cores", CoreRow, rows, notes), violations
 
 
 def _no_examples(spec: MinimalCoresSpec, ctx: Context, population: Population, min_effect: float, job: Job) -> Findings:
@@ -234,9 +242,13 @@ def _findings(
     n = len(outcomes)
     best = cores.rows[0] if cores.rows else None
     p = best["specificity_p"] if best else None
-    found = best is not None and best["status"] in {"present", "conditional"} and not (p is not None and p > SPECIFIC)
+    moved = best is not None and best["transplant_delta"] is not None and not (p is not None and p > SPECIFIC)
+    found = best is not None and moved and best["status"] in {"present", "conditional"}
     plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job)
     plain.n_contexts_tested = n
+    natural = np.array([outcome.natural for outcome in outcomes])
+    plain.relu_floor_rate, plain.relu_floor_detected = float((natural <= 0).mean()), bool((natural <= 0).mean() > 0.5)
+    plain.clamp_rate = float((natural >= CLAMP).mean())
     scope = f"{n} active examples of {population.description}, half the highest, half at random; interventional."
     sizes = [min(len(core) for core in outcome.cores) for outcome in outcomes if outcome.cores]
     custom: dict[str, Any] = {

@@ -167,13 +167,16 @@ def admissible(
 ) -> Design:
     """Keep the contexts that are admissible under every condition.
 
-    If constraints leave fewer than 50 contexts, conditions are dropped from the end until enough are left.
+    If constraints leave fewer than 50 contexts (or half of those whose base is admissible, where that is less),
+    conditions are dropped from the end until enough are left.
 
     Raises:
         RequestError: fewer than two contexts are admissible: no error could be estimated.
     """
     admitted, violations = admit([base, *conditions], ctx, spec.constraints)
-    enough = min(ENOUGH, len(contexts.positions))
+    # What the base itself breaks, dropping conditions cannot mend; and of few contexts half will do.
+    ceiling = int(admitted[0].sum())
+    enough = min(ENOUGH, (ceiling + 1) // 2)
     kept = len(conditions)
     while kept > 1 and admitted[: kept + 1].all(axis=0).sum() < enough:
         kept -= 1
@@ -187,7 +190,7 @@ def admissible(
     warnings: list[str] = []
     if kept < len(conditions):
         dropped = ", ".join(labels[kept:])
-        warnings.append(f"constraints leave fewer than {ENOUGH} contexts for {dropped}: dropped")
+        warnings.append(f"constraints leave fewer than {enough} contexts for {dropped}: dropped")
     if int(keep.sum()) < len(keep):
         warnings.append(f"constraints skip {len(keep) - int(keep.sum())} of {len(keep)} contexts")
     if int(keep.sum()) < ENOUGH:

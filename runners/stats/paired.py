@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...schemas.result import Status
+from .groups import MIN_N
 from .tails import benjamini_hochberg, clopper_pearson, sign_test, t_quantile, t_two_sided
 
 Floats = NDArray[np.floating[Any]]
@@ -158,8 +159,12 @@ def verdicts(effects: PairedEffects, min_effect: float) -> tuple[list[Status], l
     """Verdict on each condition, and for the unclear ones the number of contexts that would settle it.
 
     ``present``: the simultaneous interval lies beyond ``min_effect``; ``conditional``: not present, but at least 1 %
-    of contexts respond; ``negligible``: interval within +-min_effect and fewer than 1 % respond; else ``unclear``.
+    of contexts respond; ``negligible``: interval within +-min_effect and fewer than 1 % respond; else ``unclear``. So
+    is everything that fewer than 20 contexts say: three of three respond to anything.
     """
+    if effects.n < MIN_N:
+        k = len(effects.mean)
+        return ["unclear"] * k, [max(MIN_N, _contexts_needed(effects, i, min_effect) or MIN_N) for i in range(k)]
     present = (effects.sim_low > min_effect) | (effects.sim_high < -min_effect)
     conditional = ~present & (effects.responder_low >= RATE_OF_INTEREST)
     inside = (effects.sim_low >= -min_effect) & (effects.sim_high <= min_effect)

@@ -211,3 +211,39 @@ def test_the_plan_counts_the_lattice_passes(fresh_world):
     find(CORES).run(parse_spec(fields), ctx, job)
     assert 0 < announced.forward_passes <= job.passes_made
     assert any("on top" in note for note in announced.notes)
+
+
+def test_a_driver_that_is_clamped_is_a_core_by_itself_and_is_checked_in_random_builds(ask, world):
+    answer = ask(world, "minimal_cores", "threshold", clamp_families=["special_charge_up"], max_examples=30)
+    assert answer.custom["top_core_units"] == []
+    assert "the clamped families alone" in answer.headline
+    assert answer.custom["verdict"] == "present"
+    assert answer.custom["transplant_delta"] == pytest.approx(1.5, abs=0.2)
+    assert answer.custom["specificity_p"] <= 0.05
+
+
+def test_what_is_always_active_has_an_empty_core_that_moves_nothing_in_random_builds(ask, world):
+    answer = ask(world, "minimal_cores", "constant", max_examples=20)
+    assert answer.custom["top_core_units"] == []
+    assert answer.custom["transplant_delta"] == 0.0
+    assert answer.custom["verdict"] == "nothing_specific"
+
+
+def test_the_weapon_that_is_no_unit_moves_with_the_core(ask, world):
+    answer = ask(world, "minimal_cores", "weapon", include_weapon=False, max_examples=20)
+    assert answer.custom["top_core_units"] == []
+    assert answer.custom["transplant_delta"] > 1.5
+    assert answer.custom["verdict"] == "present"
+
+
+def test_floor_and_clamp_are_those_of_the_examples_tested(ask, world):
+    answer = ask(world, "minimal_cores", "and", max_examples=20)
+    assert answer.findings.diagnostics.relu_floor_rate == 0.0
+    assert answer.findings.diagnostics.relu_floor_detected is False
+
+
+def test_one_example_gives_no_transplant_and_no_verdict(ask, world):
+    answer = ask(world, "minimal_cores", "and", slice={"sample_size": 1, "activation_threshold": 0.0})
+    assert answer.custom["transplant_delta"] is None
+    assert answer.custom["verdict"] == "nothing_specific"
+    assert any("fewer than two builds" in note for table in answer.findings.tables for note in table.notes)

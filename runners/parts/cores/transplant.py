@@ -13,8 +13,11 @@ from ....context.context import Context
 from ....context.population import Population
 from ....context.token_sets import TokenSets, concatenate
 from ....schemas.job import Job
+from ....schemas.result import ConstraintViolation
+from ....schemas.spec import ExperimentSpec
 from ...design.constraints import admit
 from ...design.effect_rows import EffectTable, effect_table
+from ...design.interventions import FEWEST
 from ...design.specificity import null_effects
 from .lattice import WEAPON, Case
 from .outcomes import Core, Outcome
@@ -58,7 +61,8 @@ class Donors:
         return base, TokenSets(weapon, base.present | self.own[picked])
 
 
-def _core_donors(core: Core, cases: Sequence[Case]) -> Donors:
+def _core_donors(core: Core, cases: Sequence[Case], *, keeps_weapon: bool) -> Donors:
+    """What every subset of the examples held: the core, the clamped units, and the weapon where it is no unit."""
     own = np.stack(
         [
             case.fixed | case.tokens[[name in core for name in case.names[: len(case.tokens)]]].any(axis=0)
@@ -66,7 +70,7 @@ def _core_donors(core: Core, cases: Sequence[Case]) -> Donors:
         ]
     )
     weapon = np.array([case.natural.weapon[0] for case in cases], dtype=np.int32)
-    return Donors(own, weapon if WEAPON in core else None)
+    return Donors(own, weapon if keeps_weapon or WEAPON in core else None)
 
 
 def _family_donors(ctx: Context, population: Population, rng: np.random.Generator) -> Iterator[Donors]:
@@ -110,22 +114,32 @@ def transplant(
     population: Population,
     ctx: Context,
     *,
-    feature: int,
     min_effect: float,
-    seed: int,
+    spec: ExperimentSpec,
+    keeps_weapon: bool,
     job: Job,
-) -> EffectTable:
+) -> tuple[EffectTable, list[ConstraintViolation]] | None:
     """Effect of writing each core, as random examples hold it, into builds drawn at random from the population.
 
     Base: the build without the families of the core. The same builds serve every core; those whose gear would clash
     under any core are left out. A random direction is given the chance a feature had: its largest effect is sought
     over these cores and over every family by itself.
+
+    Returns:
+        The effects, and the constraints that were broken; None where fewer than two builds could take every core.
     """
+    seed = spec.dataset_slice.random_seed
+    feature = spec.feature_id
     contexts, choice, rng = _builds(population, ctx, seed)
     holders = [[outcome.case for outcome in outcomes if core in outcome.cores] for core in cores]
-    pairs = [_core_donors(core, cases).into(contexts, choice, ctx) for core, cases in zip(cores, holders, strict=True)]
-    admitted = np.all(admit([written for _, written in pairs], ctx, ())[0], axis=0)
-    kept = np.flatnonzero(admitted) if admitted.sum() >= 2 else np.arange(len(contexts))
+    pairs = [
+        _core_donors(core, cases, keeps_weapon=keeps_weapon).into(contexts, choice, ctx)
+        for core, cases in zip(cores, holders, strict=True)
+    ]
+    admitted, violations = admit([written for _, written in pairs], ctx, spec.constraints)
+    kept = np.flatnonzero(np.all(admitted, axis=0))
+    if len(kept) < FEWEST:
+        return None
     base, written = _pooled_pairs([(b.take(kept), w.take(kept)) for b, w in pairs], ctx, job)
     families = _reference_pairs(contexts, choice, population, ctx, rng)
     null = null_effects(ctx, feature, written, base=base, min_effect=min_effect)
@@ -134,7 +148,7 @@ def transplant(
         reference = null_effects(ctx, feature, single, base=plain, min_effect=min_effect)
         null = null if reference is None else null.union(reference)
     before, after = ctx.read(base, feature), ctx.read(written, feature)
-    return effect_table(
+    table = effect_table(
         after.activation,
         after.pre,
         base=(before.activation, before.pre),
@@ -143,6 +157,7 @@ def transplant(
         null=null,
         seed=seed,
     )
+    return table, violations
 
 
 def _pooled_pairs(pairs: Sequence[tuple[TokenSets, TokenSets]], ctx: Context, job: Job) -> tuple[Floats, Floats]:

@@ -193,3 +193,12 @@ def test_as_many_contexts_as_an_unclear_row_asks_for_settle_it_and_far_fewer_do_
     assert needed > m
     assert measured(round(needed * 1.4))[0] == status
     assert needed < 3 * m or measured(needed // 3)[0] == "unclear"
+
+
+@pytest.mark.parametrize(("m", "known"), [(19, False), (20, True)])
+def test_fewer_than_20_contexts_give_no_verdict_and_say_how_many_would(m, known):
+    d = np.full((m, 1), 2.0) + np.random.default_rng(0).normal(0, 0.01, (m, 1))
+    effects = paired_effects(d, 10_000, 0.1, bootstrap_weights(m, np.random.default_rng(1)))
+    status, needed = verdicts(effects, 0.1)
+    assert (status == ["unclear"]) is not known
+    assert needed == [None] if known else needed[0] >= 20
