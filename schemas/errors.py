@@ -34,11 +34,14 @@ class UnknownNameError(RequestError):
         got: the name as it was given.
         allowed: every name that would have been accepted.
         hint: what to do next, when it is more than choosing another name.
+        meant: the name that was surely meant; default: the most similar one.
     """
 
-    def __init__(self, what: str, got: object, allowed: Iterable[str], hint: str = "") -> None:
+    def __init__(
+        self, what: str, got: object, allowed: Iterable[str], hint: str = "", meant: str | None = None
+    ) -> None:
         names = [str(name) for name in allowed]
-        near = nearest(str(got), names)
+        near = meant or nearest(str(got), names)
         guess = f": did you mean {near!r}?" if near else "."
         shown = ", ".join(names[:60]) + (f", … ({len(names)} in all)" if len(names) > 60 else "")
         tail = f" {hint}" if hint else ""

@@ -119,7 +119,8 @@ class Vocabulary:
     def check_family(self, family: str) -> str:
         """Return the family, stackable or main-only, or raise UnknownNameError with the nearest name."""
         if family not in self.family_index:
-            raise UnknownNameError("family", family, self.families)
+            by_short = {ABILITIES[name].short.casefold(): name for name in self.families if name in ABILITIES}
+            raise UnknownNameError("family", family, self.families, meant=by_short.get(family.casefold()))
         return family
 
     def is_main_only(self, family: str) -> bool:
@@ -240,8 +241,9 @@ class WeaponVocabulary:
         text = str(weapon).strip()
         if text in self.token_id:
             return self.token_id[text]
-        if text.isdecimal():
-            text = f"weapon_id_{int(text)}"
+        digits = text.removeprefix("weapon_id_")
+        if digits.isdecimal():
+            text = f"weapon_id_{int(digits)}"
             if text in self.token_id:
                 return self.token_id[text]
         by_name = {kit.name.casefold(): index for index, kit in enumerate(self.facts)}

@@ -34,6 +34,8 @@ class Parser(argparse.ArgumentParser):
             near = nearest(match[1], words)
             guess = f": did you mean {near!r}?" if near else "."
             message = f"unknown word {match[1]!r}{guess} Allowed: {', '.join(words)}"
+        elif message.startswith("unrecognized arguments"):
+            message += "; a list is written A,B without spaces, or in quotes"
         self.exit(2, f"{self.prog}: error: {message}\n`{self.prog} --help` shows what there is. Nothing was run.\n")
 
 

@@ -138,6 +138,12 @@ def describe_type(experiment: Experiment, *, full: bool = False) -> TypeView:
     )
 
 
+def _type_named(name: str) -> str:
+    """The experiment type of that name, or of that command; raises UnknownNameError for another."""
+    by_command = {experiment.cli: experiment.type for experiment in catalogue().values()}
+    return by_command.get(name) or find(name).type
+
+
 def describe_types(only: str | None = None) -> TypesView:
     """Describe the types this version can run."""
     if only is not None:
@@ -173,7 +179,7 @@ def find_results(store: Store, given: ListArguments) -> tuple[int, list[Entry]]:
     """How many stored results match, and a page of them."""
     data = given.model_dump(exclude={"type", "model_type", "since", "until"})
     query = Query(
-        experiment_type=given.type,
+        experiment_type=None if given.type is None else _type_named(given.type),
         bundle=given.model_type,
         since=_utc(given.since),
         until=_utc(given.until),

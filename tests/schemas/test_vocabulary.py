@@ -195,3 +195,12 @@ def test_a_weapon_the_bundle_does_not_have_is_an_error_that_says_how_to_name_one
 def test_weapon_tokens_of_another_form_are_refused():
     with pytest.raises(BundleError, match=r"weapon_id_NNNN; got \['Splattershot'\]"):
         WeaponVocabulary(("weapon_id_40", "Splattershot"))
+
+
+def test_an_abbreviation_of_the_community_is_answered_with_the_family():
+    with pytest.raises(UnknownNameError, match="unknown family 'SCU': did you mean 'special_charge_up'"):
+        PUBLISHED.check_family("SCU")
+
+
+def test_leading_zeros_of_a_weapon_token_do_not_matter():
+    assert WEAPONS.resolve("weapon_id_0040") == WEAPONS.resolve("weapon_id_40") == 1

@@ -180,6 +180,7 @@ def test_a_long_answer_is_cut_to_eight_thousand_tokens_and_says_how_to_get_the_r
         ("get_run", {"spec_id": "../../etc/passwd"}, "spec_id: String should match pattern"),
         ("list_results", {"limit": 0}, "limit: Input should be greater than or equal to 1; got 0"),
         ("list_results", {"featur_id": 0}, "did you mean 'feature_id'"),
+        ("list_results", {"type": "family_swep"}, "unknown experiment type 'family_swep'"),
         ("list_experiment_types", {"type": "weapon"}, "unknown experiment type 'weapon'"),
         ("describe_context", {"model_type": "ultra"}, "unknown bundle 'ultra'"),
     ],

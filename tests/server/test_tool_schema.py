@@ -171,3 +171,13 @@ def test_a_wrong_value_is_named_as_the_tool_names_it(toy, arguments, message):
     with pytest.raises(RequestError, match=message) as caught:
         spec_and_options(experiment, check(given, experiment_schema(experiment)))
     assert str(caught.value).endswith("Nothing was run.")
+
+
+def test_the_tools_of_all_seventeen_types_leave_room_for_the_others_in_12_000_tokens():
+    tools = [
+        [name, experiment.summary, tool_schema.experiment_schema(experiment)]
+        for name, experiment in catalogue().items()
+    ]
+    cost = {tool[0]: len(json.dumps(tool, separators=(",", ":"))) // 4 for tool in tools}
+    assert len(cost) == 17
+    assert sum(cost.values()) < 10_800, cost
