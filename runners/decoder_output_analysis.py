@@ -15,7 +15,16 @@ from ..schemas.job import Job
 from ..schemas.result import Aggregates, Diagnostics, Finding, Findings, Followup, Row, Table
 from ..schemas.spec import DatasetSlice, ExperimentSpec, Variables
 from .design.interventions import FEWEST, Contexts, draw
-from .design.report import diagnostics, followup, interval, number, plural, quiet_findings, with_short
+from .design.report import (
+    dead_findings,
+    diagnostics,
+    empty_tables,
+    followup,
+    interval,
+    number,
+    plural,
+    with_short,
+)
 from .design.specificity import SPECIFIC
 from .parts.decoder.logits import (
     DirectEffect,
@@ -85,8 +94,8 @@ def _contexts(spec: DecoderOutputSpec, ctx: Context) -> Contexts:
 def plan(spec: DecoderOutputSpec, ctx: Context) -> Plan:
     """What the analysis would run: no pass beyond the pooled vectors of the contexts, where those are not stored."""
     population = ctx.population(spec.dataset_slice, spec.feature_id)
-    if population.dead or not bool((population.activation > 0).any()):
-        return Plan(contexts=0, conditions="none: the feature is active nowhere", notes=population.warnings)
+    if population.dead:
+        return Plan(contexts=0, conditions="none: no example activates the feature", notes=population.warnings)
     _ = ctx.output_head(), sae_of(ctx)
     if not spec.variables.steer:
         return Plan(contexts=0, conditions="none: the weights are read", notes=population.warnings)
@@ -116,9 +125,9 @@ def run(spec: DecoderOutputSpec, ctx: Context, job: Job) -> Findings:
     """Read the decoder column through the output layer; see docs/methods under "decoder_output_analysis"."""
     method = "interventional" if spec.variables.steer else "observational"
     population = ctx.population(spec.dataset_slice, spec.feature_id)
-    quiet = quiet_findings(spec, ctx, population, job, method=method, models=TABLES)
-    if quiet is not None:
-        return quiet
+    # The weights say what a feature writes, and steering sets it: neither needs an active example in the slice.
+    if population.dead:
+        return dead_findings(spec, ctx, population, job, method=method, tables=empty_tables(TABLES))
     _ = ctx.output_head(), sae_of(ctx)
     contexts = _contexts(spec, ctx) if spec.variables.steer else None
     direct, seed = direct_effect(ctx, spec.feature_id), spec.dataset_slice.random_seed

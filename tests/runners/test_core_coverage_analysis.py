@@ -42,11 +42,12 @@ def test_coverages_lifts_and_counts_are_those_counted_by_hand(ask, world, featur
     assert (answer.custom["n_core"], answer.custom["n_tail"]) == (core.sum(), tail.sum())
     for token in CHECKED:
         row, x = answer.row("token_coverage", token=token), held(world, token)
-        assert (row["n"], row["n_core"], row["n_tail"]) == (x.sum(), (x & core).sum(), (x & tail).sum())
-        assert row["n_active"] == (x & (a > 0)).sum()
-        assert row["core_coverage_pct"] == pytest.approx(100 * x[core].mean())
-        assert row["tail_coverage_pct"] == pytest.approx(100 * x[tail].mean())
-        assert row["baseline_pct"] == pytest.approx(100 * x.mean())
+        counts = (x.sum(), (x & core).sum(), (x & tail).sum(), (x & (a > 0)).sum())
+        assert (row["n"], row["n_core"], row["n_tail"], row["n_active"]) == counts
+        shares = (100 * x[core].mean(), 100 * x[tail].mean(), 100 * x.mean())
+        assert (row["core_coverage_pct"], row["tail_coverage_pct"], row["baseline_pct"]) == pytest.approx(shares)
+        means = (a[x].mean(), a[x & (a > 0)].mean(), a[x].mean() - a[~x].mean())
+        assert (row["mean_activation"], row["mean_when_active"], row["raw_delta"]) == pytest.approx(means)
         assert row["core_lift"] == pytest.approx(x[core].mean() / x.mean())
         if x[core].any():
             assert row["tail_enrichment"] == pytest.approx(x[tail].mean() / x[core].mean())
@@ -75,8 +76,9 @@ def test_weapons_are_counted_the_same_way(ask, world, feature):
     core = (a > 0.25 * top) & (a <= 0.75 * top)
     for row in answer.rows("weapon_coverage"):
         own = weapon == world.weapons.weapon_ids.index(row["weapon_id"])
-        assert row["core_coverage_pct"] == pytest.approx(100 * own[core].mean())
-        assert row["delta_from_global"] == pytest.approx(a[own].mean() - a.mean(), abs=1e-6)
+        wanted = (100 * own[core].mean(), a[own].mean(), a[own & (a > 0)].mean(), a[own].mean() - a.mean())
+        names = ("core_coverage_pct", "mean_activation", "mean_when_active", "delta_from_global")
+        assert tuple(row[name] for name in names) == pytest.approx(wanted, rel=1e-5, abs=1e-6)
 
 
 def clustered(rng: np.random.Generator, n_clusters: int, rates: tuple[float, float]) -> tuple[np.ndarray, ...]:

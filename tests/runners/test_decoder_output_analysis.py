@@ -216,6 +216,32 @@ def test_the_plan_announces_the_passes_that_are_made(ask, demo, small_bundle):
             assert plan.contexts == answer.findings.diagnostics.n_contexts_tested
 
 
+def test_the_direct_effect_is_that_of_the_feature_in_a_slice_where_it_is_silent(ask, demo):
+    part = {"family_exclude": ["special_charge_up"]}
+    assert not (demo.population(DatasetSlice(**part), 0).activation > 0).any()
+    whole, silent = ask(demo, TYPE, 0), ask(demo, TYPE, 0, slice=part)
+    assert silent.headline == whole.headline
+    assert not silent.headline.startswith("nothing found")
+    for name in ("promoted", "suppressed", "family_summary"):
+        assert silent.rows(name) == whole.rows(name)
+        assert silent.rows(name)
+    assert any("dataset_slice has no part" in note for note in silent.findings.diagnostics.notes)
+
+
+def test_the_plan_counts_the_contexts_that_are_steered_where_the_feature_is_silent(ask, demo):
+    part = {"family_exclude": ["stealth_jump"], "weapon_filter": [40], "sample_size": 20}
+    assert not (demo.population(DatasetSlice(**part), 247).activation > 0).any()
+    plan = find(TYPE).plan(spec_of(247, part, steer=[2.0]), demo)
+    answer = ask(demo, TYPE, 247, slice=part, steer=[2.0])
+    assert plan.contexts == answer.findings.diagnostics.n_contexts_tested == 20
+
+
+@pytest.mark.parametrize("variables", [{}, {"steer": [2.0]}])
+def test_the_plan_of_a_dead_feature_asks_nothing(demo, variables):
+    plan = find(TYPE).plan(spec_of(16, **variables), demo)
+    assert (plan.contexts, plan.forward_passes) == (0, 0)
+
+
 def test_a_bundle_without_a_model_is_refused_with_what_is_missing(ask, world):
     for door in (lambda: ask(world, TYPE, "dose"), lambda: find(TYPE).plan(spec_of(1), world)):
         with pytest.raises(RequestError, match=r"has no model, .* Nothing was run\."):

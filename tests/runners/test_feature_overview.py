@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 from mechinterp_runner.context.contexts import load_context
-from mechinterp_runner.runners.parts.overview.units import _statistics, unit_design
+from mechinterp_runner.runners.design.specificity import null_activations
+from mechinterp_runner.runners.parts.overview.units import _statistics, smallest_share, unit_design
 from mechinterp_runner.schemas.catalogue import find
 from mechinterp_runner.schemas.facts import WEAPONS
-from mechinterp_runner.schemas.spec import parse_spec
+from mechinterp_runner.schemas.spec import DatasetSlice, parse_spec
 from scipy import stats
 
 TYPE = "feature_overview"
@@ -192,9 +193,11 @@ def test_the_nearest_features_are_those_of_largest_cosine_between_decoder_column
 def test_the_statistics_of_specificity_are_worked_out_direction_by_direction(world):
     rng = np.random.default_rng(8)
     values = np.maximum(rng.normal(size=(len(world.data), 3)), 0.0)
+    families = len(world.vocabulary.families)
     units = unit_design(world, np.arange(len(world.data)))
     keep = np.array([0, 3, 20, 40, 41])
-    unit, weapon = _statistics(units.design, keep, values)
+    assert keep[2] < families <= keep[3]
+    unit, weapon = _statistics(units.design, keep, families, values)
     token = np.asarray(world.data.weapon)
     dummies = np.eye(len(world.weapons))[token]
     for r in range(3):
@@ -202,9 +205,45 @@ def test_the_statistics_of_specificity_are_worked_out_direction_by_direction(wor
         for k in keep:
             design = np.column_stack([units.columns.matrix[:, k].toarray(), dummies])
             effects.append(abs(np.linalg.lstsq(design, values[:, r], rcond=None)[0][0]))
-        assert unit[r] == pytest.approx(np.mean(sorted(effects)[-3:]))
+        assert unit[0, r] == pytest.approx(np.mean(sorted(effects)[-3:]))
+        assert unit[1, r] == pytest.approx(max(effects[:3]))
         means = [values[token == w, r].mean() for w in range(len(world.weapons)) if (token == w).sum() >= 20]
         assert weapon[r] == pytest.approx(np.abs(np.array(means) - values[:, r].mean()).max())
+
+
+def test_the_smaller_of_two_shares_is_compared_with_the_smaller_of_the_same_two_of_each_direction():
+    null = np.array([[1.0, 2.0, 3.0, 4.0], [8.0, 6.0, 7.0, 5.0]])
+    # Shares at least as large, in fifths: the first feature has 1 and 5, the directions 5 and 1, 4 and 3, 3 and 2, 2
+    # and 4; of the smaller ones, 1 against 1, 3, 2, 2, one direction's is as small.
+    for observed, p in (((9.0, 0.0), 2 / 5), ((3.5, 0.0), 4 / 5), ((0.0, 6.5), 5 / 5), ((9.0, 9.0), 1 / 5)):
+        assert smallest_share(np.column_stack([observed, null])) == p
+
+
+def test_of_random_directions_5_percent_pass_the_smaller_of_two_shares():
+    rng = np.random.default_rng(0)
+    both = rng.normal(size=(2000, 201))
+    draws = np.stack([both, 0.6 * both + rng.normal(size=both.shape)], axis=1)
+    assert np.mean([smallest_share(each) <= 0.05 for each in draws]) == pytest.approx(0.05, abs=0.012)
+
+
+def test_a_feature_that_goes_with_one_family_has_at_most_twice_the_p_of_its_largest_family_effect(ask, demo):
+    population = demo.population(DatasetSlice(), 247)
+    null = null_activations(demo, 247, population, 0)
+    rows = population.rows[null.positions]
+    values = np.column_stack([population.activation[null.positions], null.activation]).astype(float)
+    weapon = np.unique(np.asarray(demo.data.weapon)[rows], return_inverse=True)[1]
+    mean = np.stack([np.bincount(weapon, column) for column in values.T]) / np.bincount(weapon)
+    values -= mean.T[weapon]
+    largest = np.zeros(values.shape[1])
+    for family in demo.vocabulary.families:
+        x = (held(demo, family)[rows] > 0).astype(float)
+        if x.sum() < 50:
+            continue
+        x -= (np.bincount(weapon, x) / np.bincount(weapon))[weapon]
+        largest = np.maximum(largest, np.abs(x @ values) / (x @ x))
+    share = np.mean(largest >= largest[0])
+    assert share < 0.5
+    assert ask(demo, TYPE, 247).custom["specificity_p_units"] <= 2 * share
 
 
 def test_followups_are_ready_to_run_and_follow_from_what_was_seen(ask, world):
@@ -228,6 +267,35 @@ def test_a_small_or_uniform_population_gives_nulls_and_no_invented_finding(ask, 
     assert answer.custom["leader"] is None
     for row in answer.rows("top_tokens"):
         assert row["sim_low"] is not None or row["reason"] is not None
+
+
+@pytest.mark.parametrize("feature", [1, 2, 13, 247])
+def test_examples_too_few_to_judge_anything_say_so_and_name_no_unit(ask, demo, feature):
+    answer = ask(demo, TYPE, feature, slice={"sample_size": 15, "activation_threshold": 0})
+    assert answer.headline.startswith("nothing can be said: no unit or weapon has 20 examples in 10 builds")
+    assert (answer.custom["top_unit"], answer.custom["top_unit_effect"], answer.custom["top_weapon"]) == (None,) * 3
+    assert answer.custom["top_unit_reason"] == "no unit has 20 examples in 10 builds beside others"
+    assert answer.custom["top_weapon_reason"] == "no weapon has 20 examples in 10 builds beside others"
+    assert answer.custom["specificity_p"] is None
+    assert answer.findings.findings == []
+
+
+def test_where_weapons_cannot_be_judged_only_units_are_said_not_to_stand_out(ask, world):
+    answer = ask(world, TYPE, "constant", slice={"weapon_filter": [11]})
+    assert ": no unit stands out" in answer.headline
+    assert answer.custom["top_weapon"] is None
+    assert answer.custom["top_weapon_reason"].startswith("no weapon has")
+    assert answer.custom["top_unit"] is not None
+    assert answer.custom["top_unit_reason"] is None
+
+
+def test_a_unit_has_its_count_its_active_ones_and_the_mean_over_each(ask, world, feature):
+    activation = world.activations(feature["threshold"]).astype(float)
+    for row in ask(world, TYPE, "threshold", top_k=100).rows("top_tokens"):
+        own = activation[held(world, row["unit"]) > 0]
+        assert (row["n"], row["n_active"]) == (len(own), (own > 0).sum())
+        for name, part in (("mean_with", own), ("mean_when_active", own[own > 0])):
+            assert row[name] == (pytest.approx(part.mean(), rel=1e-6) if len(part) else None)
 
 
 def test_the_same_spec_gives_the_same_numbers_and_another_seed_other_examples(ask, world):

@@ -124,6 +124,15 @@ def test_a_single_weapon_that_drives_the_feature_is_over_represented(ask, world)
     assert answer.findings.followups[0].spec["type"] == "weapon_sweep"
 
 
+def assert_means(row: dict, activation: np.ndarray) -> None:
+    """The counts and means of a row are those of the activations of its examples."""
+    active = activation[activation > 0]
+    assert (row["n"], row["n_active"]) == (len(activation), len(active))
+    assert row["mean_activation"] == pytest.approx(float(activation.mean()), rel=1e-5)
+    wanted = pytest.approx(float(active.mean()), rel=1e-5) if len(active) else None
+    assert row["mean_when_active"] == wanted
+
+
 def test_counts_are_those_of_a_plain_loop_over_the_examples(ask, world, feature):
     answer = ask(world, GROUPS, "threshold", top_k=100, high_percentile=50)
     activation, weapon = np.asarray(world.activations(feature["threshold"])), np.asarray(world.data.weapon)
@@ -134,9 +143,10 @@ def test_counts_are_those_of_a_plain_loop_over_the_examples(ask, world, feature)
     for row in rows:
         own = weapon == world.weapons.weapon_ids.index(row["weapon_id"])
         assert (row["n_high"], row["n_low"]) == (int((high & own).sum()), int((~high & own).sum()))
-        assert row["mean_activation"] == pytest.approx(float(activation[own].mean()), rel=1e-5)
+        assert_means(row, activation[own])
     for row in answer.rows("class_enrichment"):
         own = np.array([world.weapons.facts[w].weapon_class == row["weapon_class"] for w in weapon])
+        assert_means(row, activation[own])
         assert (row["n_high"], row["n_low"]) == (int((high & own).sum()), int((~high & own).sum()))
         assert row["n_weapons"] == len(np.unique(weapon[own]))
 

@@ -40,6 +40,7 @@ def test_the_deltas_are_those_the_rule_gives_by_hand(gap):
         assert row["activation_high"] == pytest.approx(alone, abs=1e-6)
         assert row["activation_both"] == pytest.approx(both, abs=1e-6)
         assert row["mean_delta"] == pytest.approx(both - alone, abs=1e-6)
+        assert row["delta"] == row["mean_delta"]
         if low is not None:
             assert row["activation_low"] == pytest.approx(2.0 if low == 12 else 0.0, abs=1e-6)
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from jsonschema import Draft202012Validator
-from mechinterp_runner.schemas.catalogue import find
+from mechinterp_runner.schemas.catalogue import catalogue, find
 from mechinterp_runner.schemas.errors import RequestError
 from mechinterp_runner.schemas.experiment_type import runner_names
 from mechinterp_runner.server.answers import Answer
@@ -174,10 +174,7 @@ def test_a_wrong_value_is_named_as_the_tool_names_it(toy, arguments, message):
 
 
 def test_the_tools_of_all_seventeen_types_leave_room_for_the_others_in_12_000_tokens():
-    tools = [
-        [name, experiment.summary, tool_schema.experiment_schema(experiment)]
-        for name, experiment in catalogue().items()
-    ]
+    tools = [[name, experiment.summary, experiment_schema(experiment)] for name, experiment in catalogue().items()]
     cost = {tool[0]: len(json.dumps(tool, separators=(",", ":"))) // 4 for tool in tools}
     assert len(cost) == 17
     assert sum(cost.values()) < 10_800, cost

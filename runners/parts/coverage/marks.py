@@ -127,6 +127,7 @@ class Marks:
 
     Attributes:
         ranges: the ranges.
+        total: [k], activation summed over the examples with each.
         everything, active, core, tail: coverage of the population and of the ranges.
         lift: share of the core against the population.
         active_lift: share of the active examples against the population.
@@ -138,6 +139,7 @@ class Marks:
     """
 
     ranges: Ranges
+    total: Floats
     everything: Coverage
     active: Coverage
     core: Coverage
@@ -159,6 +161,13 @@ class Marks:
     def range_lift(self) -> Ratio:
         """Its lift."""
         return self.lift if self.ranges.has_core else self.active_lift
+
+    def means(self) -> tuple[Floats, Floats, Floats]:
+        """Mean activation with each, with it where active, and without it, over all weapons; NaN without examples."""
+        value, n = self.ranges.activation, self.everything.count
+        with np.errstate(divide="ignore", invalid="ignore"):
+            absent = (value.sum() - self.total) / (len(value) - n)
+            return self.total / n, self.total / self.active.count, absent
 
     def rises(self, index: int) -> bool:
         """Whether activation is higher with it, certainly, and more than random directions have it."""
@@ -205,6 +214,7 @@ def _marks(
     level = sidak_level(0.95, int((everything.count >= MIN_N).sum()))
     return Marks(
         ranges=ranges,
+        total=np.asarray(columns.T @ ranges.activation, dtype=np.float64),
         everything=everything,
         active=active,
         core=core,

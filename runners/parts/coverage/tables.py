@@ -41,6 +41,8 @@ class CoverageRow(Row):
     n_tail: int = Field(description="Examples of the tail that hold it.")
     n_active: int = Field(description="Active examples that hold it.")
     n: int = Field(description="Examples of the population that hold it.")
+    mean_activation: float | None = Field(description="Mean activation over n.")
+    mean_when_active: float | None = Field(description="Mean activation over n_active; null where that is 0.")
     sparse: bool = Field(description="Fewer than 20 examples hold it: no verdict.")
     active_excess: float | None = Field(description="Share of examples above min_effect, with it minus without it.")
     active_excess_low: float | None = Field(description="Lower end of its interval.")
@@ -61,6 +63,7 @@ class TokenCoverage(CoverageRow):
     is_tail_marker: bool | None = Field(
         description="Covers less than coverage_threshold of the core but is enriched in the tail."
     )
+    raw_delta: float | None = Field(description="Activation with it minus without it, over all weapons.")
     within_weapon_effect: float | None = Field(description="Activation with it minus without it, weapon held fixed.")
     within_weapon_low: float | None = Field(description="Lower end of its interval.")
     within_weapon_high: float | None = Field(description="Upper end of its interval.")
@@ -92,6 +95,7 @@ def _columns(marks: Marks) -> dict[str, Any]:
         for end, values in (("", ratio.value), ("_low", ratio.low), ("_high", ratio.high))
     }
     covering, sparse = set(marks.covering()), marks.everything.count < MIN_N
+    mean, mean_when_active, _ = marks.means()
     return {
         "core_coverage_pct": 100.0 * marks.core.share,
         "tail_coverage_pct": 100.0 * marks.tail.share,
@@ -103,6 +107,8 @@ def _columns(marks: Marks) -> dict[str, Any]:
         "n_tail": marks.tail.count.astype(int),
         "n_active": marks.active.count.astype(int),
         "n": marks.everything.count.astype(int),
+        "mean_activation": mean,
+        "mean_when_active": mean_when_active,
         "sparse": sparse,
         "active_excess": marks.effects.excess,
         "active_excess_low": marks.effects.excess_low,
@@ -134,9 +140,11 @@ def _reason(marks: Marks, index: int) -> str | None:
 def token_table(labels: Sequence[str], marks: Marks, top_k: int | None) -> Table:
     """The table ``token_coverage``: the units by coverage; beyond ``top_k`` only what covers or marks the tail."""
     columns = _columns(marks)
+    mean, _, absent = marks.means()
     columns |= {
         "token": list(labels),
         "is_tail_marker": [marks.tail_marker(index) for index in range(len(labels))],
+        "raw_delta": mean - absent,
         "within_weapon_effect": marks.effects.mean,
         "within_weapon_low": marks.effects.low,
         "within_weapon_high": marks.effects.high,

@@ -34,6 +34,7 @@ class Interference(EffectRow):
     resolved_high: int = Field(description="The vocabulary's rung that both sets hold.")
     activation_high: float = Field(description="Mean activation with the high rung's token alone.")
     activation_both: float = Field(description="Mean activation with the lower token or tokens too.")
+    delta: float = Field(description="activation_both minus activation_high: mean_delta by its short name.")
     activation_low: float | None = Field(description="Mean activation with the low rung's token alone.")
     n_data_alone: int = Field(description="Examples of the population holding the high token, none of the added ones.")
     n_data_both: int = Field(description="Examples of the population holding the high token and all the added ones.")
@@ -70,6 +71,7 @@ def interference_table(
         "resolved_high": [each.high for each in comparisons],
         "activation_high": mean[[each.alone for each in comparisons]],
         "activation_both": mean[[each.both for each in comparisons]],
+        "delta": effects.columns["mean_delta"],
         "activation_low": [None if each.lower is None else float(mean[each.lower]) for each in comparisons],
         "n_data_alone": alone,
         "n_data_both": both,

@@ -19,6 +19,7 @@ from .units import Specificity, UnitEffects
 
 FOLLOWED_UNITS = 6
 MOST_FINDINGS = 5
+TOO_FEW = "has 20 examples in 10 builds beside others"
 ALSO = 0.3
 """A further unit is named in the headline when its effect is at least this share of the first one's."""
 
@@ -46,6 +47,11 @@ class Seen:
     def specific(self, p: float | None) -> bool:
         """Whether a p is below the limit, Bonferroni over units and weapons; true where it is unknown."""
         return p is None or 2.0 * p <= SPECIFIC
+
+    def judged(self) -> str:
+        """Of what anything can be said at all: "unit or weapon", one of them, or nothing."""
+        able = {"unit": self.units.usable.any(), "weapon": self.weapons.usable.any()}
+        return " or ".join(name for name, any_usable in able.items() if any_usable)
 
     @property
     def leader(self) -> Literal["unit", "weapon"] | None:
@@ -86,16 +92,19 @@ def what_stands_out(ctx: Context, units: UnitEffects, weapons: WeaponTable, chan
 
 def seen_numbers(ctx: Context, seen: Seen) -> dict[str, Any]:
     """The numbers of what stands out, for ``custom``."""
-    top, ranked = seen.units.strongest(seen.units.ranked()[0]), seen.weapons.ranked()
-    effects = seen.units.effects
+    top = seen.units.strongest(seen.units.ranked()[0])
+    known = bool(seen.units.usable[top])
+    ranked = [i for i in seen.weapons.ranked() if seen.weapons.usable[i]]
     leader = seen.leader
     return {
-        "top_unit": seen.units.label(top),
-        "top_unit_effect": float(effects.coefficient[top]),
+        "top_unit": seen.units.label(top) if known else None,
+        "top_unit_effect": float(seen.units.effects.coefficient[top]) if known else None,
+        "top_unit_reason": None if known else f"no unit {TOO_FEW}",
         "standing_units": [seen.units.label(i) for i in seen.standing],
         "top_weapon": ctx.weapons.facts[ranked[0]].name if ranked else None,
         "top_weapon_delta": float(seen.weapons.deltas.delta[ranked[0]]) if ranked else None,
         "top_weapon_delta_adjusted": float(seen.weapons.adjusted.coefficient[ranked[0]]) if ranked else None,
+        "top_weapon_reason": None if ranked else f"no weapon {TOO_FEW}",
         "shared_part": None if seen.shared is None else f"{seen.shared.part}: {seen.shared.name}",
         "leader": leader,
         "specificity_p": seen.chance.both,
@@ -125,8 +134,10 @@ def overview_headline(ctx: Context, feature: int, seen: Seen, population: Popula
         return f"{name} goes most with {_units_text(seen)}, weapon held fixed; {scope}"
     if seen.leader == "weapon":
         return f"{name} goes most with the weapon {_weapon_text(ctx, seen)}; {scope}"
+    if not seen.judged():
+        return f"nothing can be said: no unit or weapon {TOO_FEW} to judge {name} by; {scope}"
     if not seen.standing and not seen.acting:
-        return f"nothing above {min_effect:.2f} found: no unit or weapon stands out on {name}; {scope}"
+        return f"nothing above {min_effect:.2f} found: no {seen.judged()} stands out on {name}; {scope}"
     if seen.standing:
         most = f"{_unit_name(seen, seen.standing[0])} ({_bounds(seen, seen.standing[0])}, weapon held fixed)"
     else:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 LARGEST = 3
-"""A rule has parts, so the statistic of units is the mean of their largest effects, not the largest alone."""
+"""A rule has parts, so one statistic of units is the mean of their largest effects, not the largest alone."""
 ENOUGH = 50
 
 
@@ -44,9 +44,11 @@ class TopUnit(Row):
     level_low: float | None = Field(description="Lower end of its interval, as sim_low.")
     level_high: float | None = Field(description="Upper end of its interval, as sim_high.")
     n_level: int | None = Field(description="Examples at that level.")
-    n_present: int = Field(description="Examples with the family.")
+    n: int = Field(description="Examples with the family.")
+    n_active: int = Field(description="Those of them on which the feature is active.")
     mean_with: float | None = Field(description="Mean activation with it, over all weapons.")
     mean_without: float | None = Field(description="Mean activation without it, over all weapons.")
+    mean_when_active: float | None = Field(description="Mean activation with it, over n_active; null where that is 0.")
     pagerank: float = Field(description="Its rank on the graph of what is held together, weighted by activation.")
     status: Status | None = Field(description="Verdict on the stronger of effect and level_effect; null if unknown.")
     reason: str | None = Field(description="Why a number is null.")
@@ -232,9 +234,10 @@ class Specificity:
 def specificity(found: UnitEffects, population: Population, null: NullActivations | None) -> Specificity:
     """Compare the feature with random directions on the same examples.
 
-    The statistics are the mean of the three largest |within-weapon effects| over columns with 50 examples, and the
-    largest |mean - overall mean| over weapons with 20; the directions are as high as the feature, so that both are
-    shares of the same height.
+    Units have two statistics, over columns with 50 examples: the mean of the three largest |within-weapon effects| of
+    families and levels, and the largest of families at any AP alone, as any direction has a large effect at some level
+    that few builds hold. The statistic of weapons with 20 examples is the largest |mean - overall mean|. The
+    directions are as high as the feature, so that all are shares of the same height.
     """
     n_present = found.units.columns.counts()
     varied = ~np.isnan(found.units.design.within)
@@ -246,17 +249,35 @@ def specificity(found: UnitEffects, population: Population, null: NullActivation
     where, design = null.positions, found.units.design
     if len(where) < len(population):
         design = PresenceDesign.of(design.columns[where], design.group[where], design.cluster[where])
-    unit, weapon = _statistics(design, keep, np.hstack([own, null.activation.astype(own.dtype)]))
+    values = np.hstack([own, null.activation.astype(own.dtype)])
+    unit, weapon = _statistics(design, keep, found.units.n_families, values)
     return Specificity(
-        share_at_least(float(unit[0]), unit[1:]),
+        smallest_share(unit),
         None if weapon is None else share_at_least(float(weapon[0]), weapon[1:]),
     )
 
 
-def _statistics(design: PresenceDesign, keep: Ints, values: Floats) -> tuple[Floats, Floats | None]:
-    """Both statistics of outcomes [n, r], [r] each; None where no weapon has 20 examples beside others.
+def smallest_share(values: Floats) -> float:
+    """p of the smallest of several shares: the feature's is compared with that of every random direction.
 
-    The coefficients are those of `PresenceDesign.coefficients`, whose sums by weapon serve both statistics here.
+    Each is ranked among all of them, the feature included, so that p is exact where the feature is one more random
+    direction (Westfall and Young 1993).
+
+    Args:
+        values: [s, 1 + r], statistics of the feature and of random directions.
+    """
+    n = values.shape[1]
+    at_least = n - np.array([np.searchsorted(np.sort(row), row, side="left") for row in values])
+    smallest = at_least.min(axis=0)
+    return int((smallest <= smallest[0]).sum()) / n
+
+
+def _statistics(design: PresenceDesign, keep: Ints, n_families: int, values: Floats) -> tuple[Floats, Floats | None]:
+    """Statistics of outcomes [n, r]: of units [s, r], and of weapons [r].
+
+    Those of units are the mean of the largest effects of the columns kept, and the largest of the families among them
+    (the leading columns), where there is one; that of weapons is None where none has 20 examples beside others. The
+    coefficients are those of `PresenceDesign.coefficients`, whose sums by weapon serve both here.
     """
     from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
 
@@ -265,7 +286,11 @@ def _statistics(design: PresenceDesign, keep: Ints, values: Floats) -> tuple[Flo
     total = np.asarray(weapon @ values, dtype=np.float64)
     product = np.asarray(design.columns[:, keep].T.astype(values.dtype) @ values, dtype=np.float64)
     effect = (product - design.rate[:, keep].T @ total) / design.within[keep][:, None]
-    largest = np.sort(np.nan_to_num(np.abs(effect)), axis=0)[-LARGEST:].mean(axis=0)
+    size = np.nan_to_num(np.abs(effect))
+    statistics = [np.sort(size, axis=0)[-LARGEST:].mean(axis=0)]
+    if (keep < n_families).any():
+        statistics.append(size[keep < n_families].max(axis=0))
+    largest = np.stack(statistics)
     counted = (design.counts >= MIN_N) & (design.counts < n)
     if not counted.any():
         return largest, None
@@ -276,7 +301,7 @@ def _statistics(design: PresenceDesign, keep: Ints, values: Floats) -> tuple[Flo
 def top_tokens(found: UnitEffects, population: Population, top_k: int) -> Table:
     """The table ``top_tokens``: families by their effect, each with its most telling level."""
     rank = pagerank(cooccurrence(found.units.families, population.activation.astype(np.float64)))
-    means = presence_means(population.activation, found.units.families)
+    means = UnitMeans.of(population.activation, found.units.families)
     order = found.ranked()
     rows = [_top_unit(found, index, rank, means) for index in order[:top_k]]
     notes = ["effects of one unit at a time: units that are held together share them"]
@@ -285,7 +310,31 @@ def top_tokens(found: UnitEffects, population: Population, top_k: int) -> Table:
     return Table.from_columns("top_tokens", TopUnit, {name: [row[name] for row in rows] for name in rows[0]}, notes)
 
 
-def _top_unit(found: UnitEffects, index: int, rank: Floats, means: tuple[Floats, Floats]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class UnitMeans:
+    """Mean activations by presence of each of k families, over all weapons; arrays are [k].
+
+    Attributes:
+        present, absent: means with and without it; NaN without such an example.
+        n_active: active examples with it.
+        when_active: mean over these; NaN without any.
+    """
+
+    present: Floats
+    absent: Floats
+    n_active: Ints
+    when_active: Floats
+
+    @classmethod
+    def of(cls, activation: Floats, families: sparse.csr_matrix) -> UnitMeans:
+        """Group activations [n] by the columns of families [n, k]."""
+        n_active = np.asarray(families.T @ (activation > 0).astype(np.float64))
+        total = np.asarray(families.T @ activation.astype(np.float64))
+        with np.errstate(invalid="ignore"):
+            return cls(*presence_means(activation, families), n_active.astype(np.int64), total / n_active)
+
+
+def _top_unit(found: UnitEffects, index: int, rank: Floats, means: UnitMeans) -> dict[str, Any]:
     effects, level, usable = found.effects, found.level[index], bool(found.usable[index])
     telling = found.status[found.strongest(index)]
     present = int(effects.n_present[index])
@@ -304,9 +353,11 @@ def _top_unit(found: UnitEffects, index: int, rank: Floats, means: tuple[Floats,
         "level_low": None if level is None else found.low[level],
         "level_high": None if level is None else found.high[level],
         "n_level": None if level is None else int(effects.n_present[level]),
-        "n_present": present,
-        "mean_with": means[0][index],
-        "mean_without": means[1][index],
+        "n": present,
+        "n_active": means.n_active[index],
+        "mean_with": means.present[index],
+        "mean_without": means.absent[index],
+        "mean_when_active": means.when_active[index],
         "pagerank": rank[index],
         "status": telling,
         "reason": reason,

@@ -25,6 +25,8 @@ Bools = NDArray[np.bool_]
 class EnrichmentRow(Row):
     """Examples of one group (a weapon, a class) among the high ones against the others."""
 
+    n: int = Field(description="Examples of it.")
+    n_active: int = Field(description="Those of them on which the feature is active.")
     n_high: int = Field(description="High examples of it.")
     n_low: int = Field(description="Its other examples.")
     share_high: float | None = Field(description="Share of the high examples that are of it.")
@@ -39,7 +41,8 @@ class EnrichmentRow(Row):
     sim_high: float | None = Field(description="Upper end of the interval that holds for all rows at once (Sidak).")
     q_value: float | None = Field(description="Benjamini-Hochberg q that the odds ratio is 1.")
     enriched: bool | None = Field(description="sim_low above 1 and delta_from_global above min_effect.")
-    mean_activation: float | None = Field(description="Mean activation over all its examples.")
+    mean_activation: float | None = Field(description="Mean activation over n.")
+    mean_when_active: float | None = Field(description="Mean activation over n_active; null where that is 0.")
     delta_from_global: float | None = Field(description="Mean minus the mean of all examples of the population.")
     status: Status | None = Field(description="Verdict on delta_from_global; null without an error.")
     delta_adjusted: float | None = Field(description="Effect with the abilities held fixed, minus the mean effect.")
@@ -162,6 +165,8 @@ def _columns(found: Enrichment) -> dict[str, Any]:
     bounds = (*odds.interval(), *odds.interval(found.level))
     low, high, sim_low, sim_high = (np.where(enough, bound, np.nan) for bound in bounds)
     return {
+        "n": found.means.n,
+        "n_active": found.means.n_active,
         "n_high": odds.n_high,
         "n_low": odds.n_low,
         "share_high": odds.share_high,
@@ -175,6 +180,7 @@ def _columns(found: Enrichment) -> dict[str, Any]:
         "q_value": benjamini_hochberg(np.where(enough, odds.p_value(), np.nan)),
         "enriched": [i in enriched if usable else None for i, usable in enumerate(found.usable.tolist())],
         "mean_activation": found.means.mean,
+        "mean_when_active": found.means.mean_when_active,
         "delta_from_global": found.deltas.delta,
         "status": found.status,
         "delta_adjusted": found.adjusted,
