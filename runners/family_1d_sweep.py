@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ..context.context import Context
+from ..context.population import Population
 from ..context.token_sets import TokenSets
 from ..schemas.catalogue import Plan, experiment
+from ..schemas.errors import RequestError
 from ..schemas.facts import MAX_AP
 from ..schemas.job import Job
 from ..schemas.result import Findings, Followup, Row, Table
@@ -29,18 +31,19 @@ from .design.effect_rows import EffectRow, EffectTable, effect_table
 from .design.interventions import Contexts, Design, admissible, data_population, draw, parse_stable
 from .design.observed import ObservedCurve, RungStat, observed_curve, rung_stats
 from .design.report import (
-    dead_findings,
     diagnostics,
     followup,
     intervention_diagnostics,
     plural,
+    quiet_findings,
     smallest_effect,
     with_short,
 )
 from .design.specificity import null_effects
+from .parts.heatmap.notes import census_notes
 from .parts.sweep.confounding import ConfoundingRow, confounding, largest_gap
 from .parts.sweep.observational import observed_findings
-from .stats.curve import Curve, Trend, describe_curve, trend, winner_confirmed
+from .stats.curve import FEWEST_TO_CONFIRM, Curve, Trend, describe_curve, trend, winner_confirmed
 
 Floats = NDArray[np.floating[Any]]
 CONFIRM_STREAM = 4
@@ -90,17 +93,33 @@ TABLES: dict[str, type[Row]] = {"rung_deltas": RungDelta, "rung_stats": RungStat
 def _levels(spec: FamilySweepSpec, ctx: Context) -> dict[int, int]:
     """Resolved rung of each rung asked for, ascending, 0 left out."""
     family = spec.variables.family
-    asked = spec.variables.rungs if spec.variables.rungs is not None else ctx.vocabulary.rungs(family)
-    return {rung: resolved for rung in sorted(set(asked)) if (resolved := ctx.vocabulary.resolve(family, rung)) > 0}
+    rungs = ctx.vocabulary.rungs(family)
+    asked = spec.variables.rungs if spec.variables.rungs is not None else rungs
+    levels = {rung: resolved for rung in sorted(set(asked)) if (resolved := ctx.vocabulary.resolve(family, rung)) > 0}
+    if not levels:
+        raise RequestError(
+            f"rungs holds no level above 0: give one of {list(rungs)}, or leave it out for all of them. Nothing was "
+            f"run."
+        )
+    return levels
 
 
 def _check(spec: FamilySweepSpec, ctx: Context) -> None:
     """Raise what can be known to be wrong before anything runs."""
-    family = ctx.vocabulary.check_family(spec.variables.family)
+    variables = spec.variables
+    family = ctx.vocabulary.check_family(variables.family)
     _levels(spec, ctx)
-    parse_stable(spec.variables.stable_tokens, [family], ctx)
-    if spec.variables.method == "interventional":
+    parse_stable(variables.stable_tokens, [family], ctx)
+    if variables.method == "interventional":
         _ = ctx.oracle
+        return
+    given = variables.model_dump(exclude_defaults=True)
+    held = [name for name in ("stable_tokens", "encoding") if name in given]
+    if held:
+        raise RequestError(
+            f"{', '.join(held)} is written into builds, and method 'observational' writes nothing. Leave it out, "
+            f"or choose examples with dataset_slice (weapon_filter, family_filter). Nothing was run."
+        )
 
 
 def _design(spec: FamilySweepSpec, ctx: Context) -> Design:
@@ -127,7 +146,8 @@ def plan(spec: FamilySweepSpec, ctx: Context) -> Plan:
     _check(spec, ctx)
     population = ctx.population(spec.dataset_slice, spec.feature_id)
     if spec.variables.method == "observational" or population.dead:
-        return Plan(contexts=len(population), conditions="the examples grouped by level", notes=population.warnings)
+        notes = (*population.warnings, *_resolutions(spec, ctx))
+        return Plan(contexts=len(population), conditions="the examples grouped by level", notes=notes)
     levels = sorted(set(_levels(spec, ctx).values()))
     found = _design(spec, ctx).plan(ctx, f"absent and {plural(len(levels), 'rung')} of {spec.variables.family}")
     return replace(found, notes=(*found.notes, *_resolutions(spec, ctx)))
@@ -157,13 +177,14 @@ def run(spec: FamilySweepSpec, ctx: Context, job: Job) -> Findings:
     _check(spec, ctx)
     method = spec.variables.method
     population = data_population(spec, ctx, method)
-    if population.dead:
-        tables = [Table(name=name, columns=list(row.model_fields), rows=[]) for name, row in TABLES.items()]
-        return dead_findings(spec, ctx, population, job, method=method, tables=tables)
+    quiet = quiet_findings(spec, ctx, population, job, method=method, models=TABLES)
+    if quiet is not None:
+        return quiet
     for resolution in _resolutions(spec, ctx):
         job.warn(resolution)
     min_effect = smallest_effect(spec, ctx, spec.variables.min_effect) or 0.0
-    curve = observed_curve(ctx, population, spec.variables.family, min_effect, job)
+    asked = _levels(spec, ctx).values() if method == "observational" else None
+    curve = observed_curve(ctx, population, spec.variables.family, min_effect, job, asked=asked)
     main_only = ctx.vocabulary.is_main_only(spec.variables.family)
     job.partial(rung_stats(curve, spec.variables.family, main_only=main_only))
     if method == "observational":
@@ -193,18 +214,19 @@ def _interventional(
     gaps = job.partial(confounding(curve, table, levels))
     acting, top = table.acting(), leading(table)[0]
     curves, rng = readout.activation.T, np.random.default_rng([seed, CONFIRM_STREAM])
-    shape = describe_curve([0, *levels], curves, table.weights, min_effect) if acting else Curve("none")
+    shape = _shape(table, levels, curves, min_effect)
     custom: dict[str, Any] = {
         "method": "interventional",
         "family": spec.variables.family,
         **_shape_numbers(shape, table, levels, acting),
         **_trend_numbers(trend([0, *levels], curves, population.size)),
         "winner_confirmed": winner_confirmed(table.differences, rng) if acting else None,
+        "winner_confirmed_reason": _unconfirmed(table, acting),
         **largest_gap(gaps),
     }
-    plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job)
+    plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job, census_notes(design))
     return Findings(
-        headline=_headline(spec, table, levels, shape, min_effect=min_effect, population=population.description),
+        headline=_headline(spec, ctx, table, levels, shape=shape, min_effect=min_effect, population=population),
         findings=[
             effect_finding(
                 table,
@@ -251,6 +273,7 @@ def _shape_numbers(shape: Curve, table: EffectTable, levels: list[int], acting: 
     top = int(np.argmax(np.abs(table.effects.mean)))
     return {
         "shape": shape.shape,
+        "shape_reason": shape.reason,
         "threshold_rung": shape.threshold,
         "threshold_support": shape.threshold_support,
         "onset_rung": present[0] if present and acting else None,
@@ -276,19 +299,40 @@ def _trend_numbers(slope: Trend) -> dict[str, Any]:
     }
 
 
+def _shape(table: EffectTable, levels: list[int], curves: Floats, min_effect: float) -> Curve:
+    """What is not told from nothing has no shape; a single level has none either way, and says why."""
+    found = describe_curve([0, *levels], curves, table.weights, min_effect)
+    return found if table.acting() or found.reason else Curve("none")
+
+
+def _unconfirmed(table: EffectTable, acting: list[int]) -> str | None:
+    """Why `winner_confirmed` is null."""
+    if not acting:
+        return "nothing acts"
+    few = table.effects.n < FEWEST_TO_CONFIRM
+    return f"fewer than {FEWEST_TO_CONFIRM} contexts: no half to confirm it on" if few else None
+
+
 def _headline(
-    spec: FamilySweepSpec, table: EffectTable, levels: list[int], shape: Curve, *, min_effect: float, population: str
+    spec: FamilySweepSpec,
+    ctx: Context,
+    table: EffectTable,
+    levels: list[int],
+    *,
+    shape: Curve,
+    min_effect: float,
+    population: Population,
 ) -> str:
     index, name = leading(table)[0], with_short(spec.variables.family)
-    scope = f"{table.effects.n} contexts of {population}; interventional."
+    scope = f"{table.effects.n} contexts of {population.description}; interventional."
     if not table.acting():
         return f"{nothing_text(table, name, spec.feature_id, min_effect)}; {scope}"
-    where = "when present" if len(levels) == 1 else f"at {levels[index]} AP"
+    main_only = ctx.vocabulary.is_main_only(spec.variables.family)
+    where = "when present" if main_only else f"at {levels[index]} AP"
     if table.status[index] == "conditional":
         return f"{name} acts on feature {spec.feature_id} {where} {conditional_text(table, index)}; {scope}"
-    kind = shape.shape.replace("_", "-")
-    curve = f", a step at {shape.threshold} AP" if shape.shape == "step" else f", {kind}"
-    curve = "" if len(levels) == 1 else curve
+    kind = "" if shape.shape is None else f", {shape.shape.replace('_', '-')}"
+    curve = f", a step at {shape.threshold} AP" if shape.shape == "step" else kind
     return f"{name} drives feature {spec.feature_id}: {effect_text(table, index)} {where}{curve}; {scope}"
 
 

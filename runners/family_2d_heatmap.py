@@ -30,6 +30,7 @@ from .design.report import (
 )
 from .parts.heatmap.effects import CONFIRM_STREAM, contrasts, measure, peak_confirmed, random_effects, read_pattern
 from .parts.heatmap.grid import Grid, clashes, make_grid, write_cells
+from .parts.heatmap.notes import census_notes, slot_notes
 from .parts.heatmap.observed import grid_cells, observe_cells, observed_pattern
 from .parts.heatmap.rows import Heat, HeatmapCell, heat_numbers, heatmap_table
 from .parts.heatmap.text import headline, heat_findings
@@ -207,6 +208,7 @@ def _interventional(
     )
     plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job)
     plain = intervention_diagnostics(design, h[0], plain, job)
+    plain.notes += [*census_notes(design), *slot_notes(design, grid.families, ctx)]
     held = _held(spec, ctx)
     scope = f"{m} contexts of {population.description}{held}; interventional."
     described = f"{population.description}{held}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +54,8 @@ class ObservedCurve:
         means: statistics of each level.
         raw: effects of the levels 1.. against level 0 over all weapons; NaN where unknown.
         within: the same with the weapon held fixed.
-        status: verdicts on ``within``; None where unknown.
+        status: verdicts on ``within``; None where unknown or not asked for.
+        asked: the levels above 0 on which a verdict is asked.
     """
 
     levels: tuple[int, ...]
@@ -61,6 +63,12 @@ class ObservedCurve:
     raw: ClusteredFit | None
     within: ClusteredFit | None
     status: tuple[Status | None, ...]
+    asked: tuple[int, ...]
+
+    @property
+    def unjudged(self) -> list[int]:
+        """Levels asked for on which the examples are too few for a verdict."""
+        return [level for level in self.asked if self.status[self.index(level)] is None]
 
     def index(self, level: int) -> int:
         """Position of a level among the effects."""
@@ -77,10 +85,19 @@ def enough_clusters(means: GroupMeans) -> NDArray[np.bool_]:
     return (means.n_clusters >= MIN_CLUSTERS) & (means.n_clusters[0] >= MIN_CLUSTERS)
 
 
-def observed_curve(ctx: Context, population: Population, family: str, min_effect: float, job: Job) -> ObservedCurve:
+def observed_curve(
+    ctx: Context,
+    population: Population,
+    family: str,
+    min_effect: float,
+    job: Job,
+    *,
+    asked: Collection[int] | None = None,
+) -> ObservedCurve:
     """Group the population by its level of a family.
 
     The within-weapon contrast is OLS on level dummies with weapon fixed effects, errors robust to clusters.
+    Every level has its numbers; a verdict, and a share in the joint error, have those of ``asked`` (default: all).
     """
     examples = ctx.data
     levels = (0, *ctx.vocabulary.rungs(family))
@@ -98,14 +115,18 @@ def observed_curve(ctx: Context, population: Population, family: str, min_effect
             within_groups(population.activation, dummies, fixed, clusters).guarded(means.support[1:])
             for fixed in (np.zeros(len(group), dtype=np.int64), weapon)
         ]
-    return ObservedCurve(levels, means, fits[0], fits[1], _observed_status(fits[1], means, min_effect))
+    chosen = levels[1:] if asked is None else tuple(level for level in levels[1:] if level in asked)
+    status = _observed_status(fits[1], means, min_effect, np.isin(levels[1:], chosen))
+    return ObservedCurve(levels, means, fits[0], fits[1], status, chosen)
 
 
-def _observed_status(fit: ClusteredFit | None, means: GroupMeans, min_effect: float) -> tuple[Status | None, ...]:
+def _observed_status(
+    fit: ClusteredFit | None, means: GroupMeans, min_effect: float, asked: NDArray[np.bool_]
+) -> tuple[Status | None, ...]:
     """Verdicts from Sidak intervals; sparse cells and cells of fewer than 10 clusters get none."""
     if fit is None:
         return (None,) * (len(means.n) - 1)
-    usable = (means.n[1:] >= MIN_N) & enough_clusters(means)[1:]
+    usable = asked & (means.n[1:] >= MIN_N) & enough_clusters(means)[1:]
     low, high = fit.interval(sidak_level(0.95, int(usable.sum())))
     return tuple(
         interval_status(float(low[i]), float(high[i]), min_effect) if usable[i] else None for i in range(len(usable))
@@ -126,7 +147,7 @@ def rung_stats(curve: ObservedCurve, family: str, *, main_only: bool) -> Table:
     means = curve.means
     padded = _padded_effects(curve)
     labels = ["absent" if level == 0 else ("present" if main_only else f"{family}_{level}") for level in curve.levels]
-    reasons = [_reason(means, i, padded["within_low"][i]) for i in range(len(labels))]
+    reasons = [_reason(curve, i, padded["within_low"][i]) for i in range(len(labels))]
     columns = {
         "rung": list(curve.levels),
         "label": labels,
@@ -142,7 +163,13 @@ def rung_stats(curve: ObservedCurve, family: str, *, main_only: bool) -> Table:
         "status": [None, *curve.status],
         "reason": reasons,
     }
-    return Table.from_columns("rung_stats", RungStat, columns)
+    return Table.from_columns("rung_stats", RungStat, columns, without_p(padded["q_value"][1:], "level"))
+
+
+def without_p(q_values: Floats, noun: str) -> list[str]:
+    """What to note of rows that have no p value, and so no q."""
+    missing = int(np.isnan(q_values).sum())
+    return [f"{missing} {noun}{'' if missing == 1 else 's'} without a p value: left out of q"] if missing else []
 
 
 def _padded_effects(curve: ObservedCurve) -> dict[str, Floats]:
@@ -158,11 +185,13 @@ def _padded_effects(curve: ObservedCurve) -> dict[str, Floats]:
     for name, values in zip(names, series, strict=True):
         kept = ~empty if name in {"delta_from_baseline", "within_weapon_delta"} else enough & ~empty
         columns[name][1:] = np.where(kept, values, np.nan)
-    columns["q_value"][1:] = benjamini_hochberg(np.where(enough & ~empty, curve.within.p_value(), np.nan))
+    tested = enough & ~empty & np.isin(curve.levels[1:], curve.asked)
+    columns["q_value"][1:] = benjamini_hochberg(np.where(tested, curve.within.p_value(), np.nan))
     return columns
 
 
-def _reason(means: GroupMeans, index: int, within_low: float) -> str | None:
+def _reason(curve: ObservedCurve, index: int, within_low: float) -> str | None:
+    means = curve.means
     if means.n[index] == 0:
         return "no example at this level"
     if means.n_clusters[index] < MIN_CLUSTERS:
@@ -171,4 +200,6 @@ def _reason(means: GroupMeans, index: int, within_low: float) -> str | None:
         return f"level 0, which it is compared with, has fewer than {MIN_CLUSTERS} clusters"
     if index > 0 and np.isnan(within_low):
         return "no weapon has this level and another one"
-    return None
+    if index > 0 and means.n[index] < MIN_N:
+        return f"fewer than {MIN_N} examples: no verdict"
+    return None if index == 0 or curve.levels[index] in curve.asked else "not among the rungs asked for: no verdict"

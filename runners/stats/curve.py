@@ -16,6 +16,8 @@ Shape = Literal["step", "graded", "saturating", "non_monotone", "none"]
 STEP_SHARE = 0.7
 SUPPORT = 0.9
 SATURATED = 0.95
+FEWEST_LEVELS = 2
+FEWEST_TO_CONFIRM = 40
 
 
 @dataclass(frozen=True)
@@ -25,22 +27,24 @@ class Curve:
     Attributes:
         shape: step (one adjacent jump is >= 70 % of the range in >= 90 % of the bootstraps), non_monotone (rises and
             falls by more than the effect of interest in >= 90 % of them), saturating (95 % of the largest effect is
-            reached below the last level in >= 90 %), graded, or none.
+            reached below the last level in >= 90 %), graded, or none; None where one level cannot tell them apart.
         threshold: level after the jump of a step, else None.
         threshold_support: share of bootstraps in which that jump is >= 70 % of the range.
         half_max: lowest level with half of the largest effect.
         saturation: lowest level with 95 % of it.
+        reason: why there is no shape.
     """
 
-    shape: Shape
+    shape: Shape | None
     threshold: int | None = None
     threshold_support: float | None = None
     half_max: int | None = None
     saturation: int | None = None
+    reason: str | None = None
 
 
 def describe_curve(levels: list[int], activation: Floats, weights: Floats, min_effect: float) -> Curve:
-    """Describe a curve whose effect is beyond doubt.
+    """Describe a curve whose effect is beyond doubt; it takes two levels above the base to have a shape.
 
     Args:
         levels: AP of each column, ascending, the base first.
@@ -48,6 +52,8 @@ def describe_curve(levels: list[int], activation: Floats, weights: Floats, min_e
         weights: bootstrap weights [B, m].
         min_effect: smallest effect of interest, in activation.
     """
+    if len(levels) <= FEWEST_LEVELS:
+        return Curve(None, reason=f"fewer than {FEWEST_LEVELS} levels above the base: any two heights make a step")
     mean = activation.mean(axis=0)
     boot = weights @ activation
     jump, support = _main_jump(mean, boot)
@@ -125,7 +131,7 @@ def winner_confirmed(d: Floats, rng: np.random.Generator) -> bool | None:
     None with fewer than 40 contexts.
     """
     m = len(d)
-    if m < 40:
+    if m < FEWEST_TO_CONFIRM:
         return None
     order = rng.permutation(m)
     choose, confirm = d[order[: m // 2]].astype(np.float64), d[order[m // 2 :]].astype(np.float64)

@@ -33,24 +33,34 @@ class Effects:
 
     Attributes:
         mean: the estimates, in activation.
+        std_error: of each estimate.
+        ci_low, ci_high: 95 % interval of each.
         low, high: intervals that hold for all k at once, 95 %.
+        p_value: two-sided, that it is 0.
         q_value: Benjamini-Hochberg q.
         pre: the same estimates in pre-activation.
         specificity: share of random directions whose largest of k is as large. Doubled, because a headline may rest on
             an effect or on an interaction (Bonferroni).
         responder_rate: share of contexts beyond min_effect; NaN in data.
+        responder_low, responder_high: its Clopper-Pearson interval.
         mean_responders: mean over those contexts; NaN in data.
         status: verdicts; None where the cell is too sparse for one.
         n_to_settle: contexts that would settle an unclear cell.
     """
 
     mean: Floats
+    std_error: Floats
+    ci_low: Floats
+    ci_high: Floats
     low: Floats
     high: Floats
+    p_value: Floats
     q_value: Floats
     pre: Floats
     specificity: Floats
     responder_rate: Floats
+    responder_low: Floats
+    responder_high: Floats
     mean_responders: Floats
     status: tuple[Status | None, ...]
     n_to_settle: tuple[int | None, ...]
@@ -76,7 +86,7 @@ class Effects:
 def no_effects(k: int) -> Effects:
     """k effects of which nothing is known."""
     unknown = np.full(k, np.nan)
-    return Effects(*([unknown] * 8), status=(None,) * k, n_to_settle=(None,) * k)
+    return Effects(*([unknown] * 14), status=(None,) * k, n_to_settle=(None,) * k)
 
 
 def measure(
@@ -104,12 +114,18 @@ def measure(
     specificity = np.array([np.nan if null is None else min(1.0, 2.0 * null.p_value(*row)) for row in rows])
     return Effects(
         mean=mean,
+        std_error=terms * found.std_error,
+        ci_low=terms * found.ci_low,
+        ci_high=terms * found.ci_high,
         low=terms * found.sim_low,
         high=terms * found.sim_high,
+        p_value=found.p_value,
         q_value=found.q_value,
         pre=pre.mean(axis=1, dtype=np.float64),
         specificity=specificity,
         responder_rate=found.responder_rate,
+        responder_low=found.responder_low,
+        responder_high=found.responder_high,
         mean_responders=responders,
         status=tuple(status),
         n_to_settle=tuple(needed),

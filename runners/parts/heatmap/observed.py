@@ -114,7 +114,7 @@ def _estimates(
     known = enough & ~np.isnan(mean) & (fit.n_clusters >= MIN_CLUSTERS)
     error = np.where(known, np.sqrt(np.maximum(variance, 0.0)), np.nan)
     half = t_quantile(0.5 + sidak_level(0.95, int(known.sum())) / 2, fit.df) * error
-    low, high = mean - half, mean + half
+    low, high, alone = mean - half, mean + half, t_quantile(0.975, fit.df) * error
     with np.errstate(divide="ignore", invalid="ignore"):
         p = np.where(error > 0, t_two_sided(mean / error, fit.df), np.nan)
     status: list[Status | None] = [
@@ -123,12 +123,18 @@ def _estimates(
     blank = np.full(len(mean), np.nan)
     return Effects(
         mean=mean,
+        std_error=error,
+        ci_low=mean - alone,
+        ci_high=mean + alone,
         low=low,
         high=high,
+        p_value=p,
         q_value=benjamini_hochberg(p),
         pre=blank,
         specificity=specificity,
         responder_rate=blank,
+        responder_low=blank,
+        responder_high=blank,
         mean_responders=blank,
         status=tuple(status),
         n_to_settle=(None,) * len(mean),

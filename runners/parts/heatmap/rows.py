@@ -11,6 +11,7 @@ from pydantic import Field
 
 from ....schemas.facts import MAX_AP
 from ....schemas.result import Row, Status, Table
+from ...design.observed import without_p
 from ...stats.groups import MIN_CLUSTERS, MIN_N
 from .effects import Effects, Read
 from .grid import Grid
@@ -36,21 +37,34 @@ class HeatmapCell(Row):
     sparse: bool = Field(description="Fewer than 20: not to be read as suppression.")
     n_data: int = Field(description="Examples of the slice at exactly these levels: 0 where nobody plays the cell.")
     delta: float | None = Field(description="f(x,y) - f(0,0): paired, or with the weapon held fixed; 0 at (0,0).")
+    delta_std_error: float | None = Field(description="Its standard error.")
+    delta_ci_low: float | None = Field(description="Lower end of its 95 % interval.")
+    delta_ci_high: float | None = Field(description="Upper end of it.")
     delta_low: float | None = Field(description="Lower end of its 95 % interval that holds for all cells at once.")
     delta_high: float | None = Field(description="Upper end of that interval.")
+    delta_p_value: float | None = Field(description="Two-sided p that delta is 0.")
+    delta_q_value: float | None = Field(description="Benjamini-Hochberg q over the table's deltas.")
     delta_status: Status | None = Field(description="present, conditional, negligible or unclear; null when unknown.")
     delta_pre: float | None = Field(description="The same difference in pre-activation, which has no floor.")
     delta_specificity_p: float | None = Field(description="Share of random directions as large, doubled.")
     delta_responder_rate: float | None = Field(description="Share of contexts whose |delta| exceeds min_effect.")
+    delta_responder_low: float | None = Field(description="Lower end of its Clopper-Pearson interval.")
+    delta_responder_high: float | None = Field(description="Upper end of it.")
     delta_responders: float | None = Field(description="Mean delta on those contexts.")
     interaction: float | None = Field(description="f(x,y) - f(x,0) - f(0,y) + f(0,0), where both are above 0.")
+    interaction_std_error: float | None = Field(description="Its standard error.")
+    interaction_ci_low: float | None = Field(description="Lower end of its 95 % interval.")
+    interaction_ci_high: float | None = Field(description="Upper end of it.")
     interaction_low: float | None = Field(description="Lower end of its 95 % interval that holds for all at once.")
     interaction_high: float | None = Field(description="Upper end of that interval.")
-    interaction_q: float | None = Field(description="Benjamini-Hochberg q over the table's interactions.")
+    interaction_p_value: float | None = Field(description="Two-sided p that it is 0.")
+    interaction_q_value: float | None = Field(description="Benjamini-Hochberg q over the table's interactions.")
     interaction_status: Status | None = Field(description="Verdict on the interaction; null when unknown.")
     interaction_pre: float | None = Field(description="The same contrast in pre-activation.")
     interaction_specificity_p: float | None = Field(description="Share of random directions as large, doubled.")
     interaction_responder_rate: float | None = Field(description="Share of contexts whose |contrast| > min_effect.")
+    interaction_responder_low: float | None = Field(description="Lower end of its Clopper-Pearson interval.")
+    interaction_responder_high: float | None = Field(description="Upper end of it.")
     interaction_responders: float | None = Field(description="Mean contrast on those contexts.")
     n_to_settle: int | None = Field(description="Contexts that would settle an unclear interaction (else delta).")
     reason: str | None = Field(description="Why a number is null, or 0 by definition.")
@@ -126,6 +140,8 @@ def heatmap_table(heat: Heat) -> Table:
     beyond = sum(x + y > MAX_AP for x, y in heat.grid.cells)
     if beyond and heat.n_clusters is None:
         notes.append(f"{beyond} cells add up to more than the {MAX_AP} AP of a build: no gear gives them")
+    for found, noun in ((heat.effects, "cell"), (heat.interactions, "interaction")):
+        notes += without_p(found.q_value, noun)
     return Table.of("heatmap", HeatmapCell, rows, notes)
 
 
@@ -152,19 +168,26 @@ def _row(heat: Heat, x: int, y: int, resolved_x: int, resolved_y: int) -> Heatma
     if len(pair):
         crossed = _effect_columns(heat.interactions, int(pair[0]), "interaction")
         crossed["n_to_settle"] = crossed["n_to_settle"] or values["n_to_settle"]
-        values |= crossed | {"interaction_q": heat.interactions.q_value[int(pair[0])]}
+        values |= crossed
     return HeatmapCell.model_validate({name: _null(value) for name, value in values.items()})
 
 
 def _effect_columns(effects: Effects, index: int, name: str) -> dict[str, Any]:
     return {
         name: effects.mean[index],
+        f"{name}_std_error": effects.std_error[index],
+        f"{name}_ci_low": effects.ci_low[index],
+        f"{name}_ci_high": effects.ci_high[index],
         f"{name}_low": effects.low[index],
         f"{name}_high": effects.high[index],
+        f"{name}_p_value": effects.p_value[index],
+        f"{name}_q_value": effects.q_value[index],
         f"{name}_status": effects.status[index],
         f"{name}_pre": effects.pre[index],
         f"{name}_specificity_p": effects.specificity[index],
         f"{name}_responder_rate": effects.responder_rate[index],
+        f"{name}_responder_low": effects.responder_low[index],
+        f"{name}_responder_high": effects.responder_high[index],
         f"{name}_responders": effects.mean_responders[index],
         "n_to_settle": effects.n_to_settle[index],
     }
@@ -218,7 +241,8 @@ def _pattern_numbers(heat: Heat) -> dict[str, Any]:
     """The pattern, the cells f00, f10, f01, f11 it was read off, and where."""
     name, cell, reason = heat.read.name, heat.read.cell, heat.read.reason
     if not heat.acts:
-        name, reason = "none", None
+        unknown = _pattern_unknown(heat)
+        name, reason = (None, unknown) if unknown else ("none", None)
     elif name == "none":
         name, reason = None, "nothing moves at the levels at which both have data"
     return {
@@ -228,6 +252,15 @@ def _pattern_numbers(heat: Heat) -> dict[str, Any]:
         "pattern_cells": None if cell is None else heat.read.cells.tolist(),
         "pattern_reason": reason,
     }
+
+
+def _pattern_unknown(heat: Heat) -> str | None:
+    """Why not even 'none' can be said where nothing acts; None where it can."""
+    if not any(heat.interactions.status):
+        return heat.read.reason or "no interaction has a verdict"
+    if heat.n_clusters is None and heat.n[0] < MIN_N:
+        return f"fewer than {MIN_N} contexts: no verdict"
+    return None
 
 
 def _peak_numbers(heat: Heat) -> dict[str, Any]:

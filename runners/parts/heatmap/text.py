@@ -150,8 +150,21 @@ def _nothing(heat: Heat, feature: int) -> str:
     if not known:
         return f"nothing can be said of {subject} and {name}: no cell has 20 examples in 10 builds beside (0, 0)"
     large = any(at is not None and abs(float(each.mean[at])) > heat.min_effect for _, each, at in tops)
-    certain_word = "nothing certain" if large else "nothing"
-    return f"{certain_word} above {heat.min_effect:.2f} found for {subject} on {name}: {', '.join(known)}"
+    sparse = _unjudged_text(heat)
+    certain_word = "nothing certain" if large or sparse else "nothing"
+    return f"{certain_word} above {heat.min_effect:.2f} found for {subject} on {name}: {', '.join(known)}{sparse}"
+
+
+def _unjudged_text(heat: Heat) -> str:
+    """Cells whose delta exceeds min_effect, of too few examples for a verdict; empty without any."""
+    found = heat.effects
+    size = np.where([status is None for status in found.status], np.abs(np.nan_to_num(found.mean)), 0.0)
+    if not len(size) or size.max() <= heat.min_effect:
+        return ""
+    at, count = int(np.argmax(size)), int((size > heat.min_effect).sum())
+    where = f"{number(float(found.mean[at]))} at {heat.grid.label(at + 1)}, n = {int(heat.n[at + 1])}"
+    cells = "1 cell above it has" if count == 1 else f"{count} cells above it have"
+    return f"; {cells} too few examples to judge ({where})"
 
 
 def heat_findings(heat: Heat, feature: int, method: Method, population: str) -> list[Finding]:

@@ -29,6 +29,8 @@ class ConfoundingRow(Row):
 def confounding(curve: ObservedCurve, table: EffectTable, levels: list[int]) -> Table:
     """Observational minus interventional effect where the level and its baseline have enough examples."""
     notes = ["intervals hold for all rows at once (Sidak); data and contexts are treated as independent"]
+    if any(table.effects.few[levels.index(level)] for level in levels if curve.usable(level)):
+        notes.append("where fewer than 30 contexts change, the effect's bounds are combined with the error of the data")
     raw, rows = curve.raw, list[Row]()
     if raw is None or curve.means.n[0] < MIN_N:
         return Table.of("confounding", ConfoundingRow, rows, notes)
@@ -36,8 +38,9 @@ def confounding(curve: ObservedCurve, table: EffectTable, levels: list[int]) -> 
     for level in usable:
         at, index = curve.index(level), levels.index(level)
         observed, causal = float(raw.coefficient[at]), float(table.effects.mean[index])
-        error = float(np.hypot(raw.std_error[at], table.effects.std_error[index]))
-        half = float(t_quantile(0.5 + sidak_level(0.95, len(usable)) / 2, raw.df)) * error
+        critical = float(t_quantile(0.5 + sidak_level(0.95, len(usable)) / 2, raw.df))
+        below, above = _causal_distances(table, index, critical)
+        spread = critical * float(raw.std_error[at])
         gap = observed - causal
         rows.append(
             ConfoundingRow(
@@ -45,12 +48,27 @@ def confounding(curve: ObservedCurve, table: EffectTable, levels: list[int]) -> 
                 observational_delta=observed,
                 interventional_delta=causal,
                 gap=gap,
-                ci_low=gap - half,
-                ci_high=gap + half,
+                ci_low=gap - float(np.hypot(spread, above)),
+                ci_high=gap + float(np.hypot(spread, below)),
                 n=int(curve.means.n[curve.levels.index(level)]),
             )
         )
     return Table.of("confounding", ConfoundingRow, rows, notes)
+
+
+def _causal_distances(table: EffectTable, index: int, critical: float) -> tuple[float, float]:
+    """How far the interval of an effect reaches below and above it.
+
+    A difference of two estimates lies between gap - hypot(o, above) and gap + hypot(o, below), where o is the reach of
+    the one and above, below are those of the other (Zou and Donner 2008). Student's error says too little of fewer than
+    30 changing contexts (it is 0 when nothing changed), so the reach there is that of the effect's own joint bounds.
+    """
+    effects = table.effects
+    if not effects.few[index]:
+        reach = critical * float(effects.std_error[index])
+        return reach, reach
+    mean = float(effects.mean[index])
+    return max(0.0, mean - float(effects.sim_low[index])), max(0.0, float(effects.sim_high[index]) - mean)
 
 
 def largest_gap(gaps: Table) -> dict[str, Any]:

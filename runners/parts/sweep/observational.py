@@ -18,6 +18,19 @@ from ...design.specificity import SPECIFIC, null_activations, share_at_least
 from ...stats.tails import sidak_level
 from ..heatmap.cells import CellDesign
 
+CAUSAL_ALONE = (
+    "winner_confirmed",
+    "confounding_gap",
+    "shape",
+    "threshold_rung",
+    "half_max_rung",
+    "saturation_rung",
+    "trend",
+)
+CURVE_REASON = (
+    "shape, trend and confirmation are read off the same builds at every level, and the gap is against them: "
+    "method 'interventional' gives them"
+)
 NO_DIRECTIONS = "the examples' pooled vectors are unknown: no random directions to compare with"
 
 
@@ -52,11 +65,12 @@ def observed_findings(
     job.warn(CORRELATIONAL)
     plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job)
     known = [i for i, status in enumerate(curve.status) if status is not None]
-    custom: dict[str, Any] = {"method": "observational", "family": family}
+    custom = _blank(family, curve)
     name, feature, scope = with_short(family), f"feature {spec.feature_id}", observed_scope(population)
     if curve.within is None or not known:
-        reason = "no level has 20 examples in 10 builds beside a baseline"
-        custom |= {"reason": reason, "specificity_p": None, "verdict": "nothing_specific"}
+        asked = " asked for" if len(curve.asked) < len(curve.levels) - 1 else ""
+        reason = f"no level{asked} has 20 examples in 10 builds beside a baseline"
+        custom |= {"reason": reason, "specificity_p": None, "specificity_reason": reason, "verdict": "nothing_specific"}
         return Findings(
             headline=f"nothing can be said of {name} and {feature}: {reason}; {scope}",
             aggregates=Aggregates(n_samples=len(population), custom=custom),
@@ -68,16 +82,24 @@ def observed_findings(
     seed = spec.dataset_slice.random_seed
     p = observed_specificity(ctx, spec.feature_id, population, family, curve, seed=seed)
     acts = curve.status[top] == "present" and (p is None or p <= SPECIFIC)
+    finding = _finding(spec, family, curve, top, population=population, known=len(known), acts=acts, p=p)
     custom |= {
         "max_rung": curve.levels[top + 1],
+        "onset_rung": curve.levels[1 + curve.status.index("present")] if acts else None,
+        "max_rung_delta": float(effect[top]),
+        "max_rung_delta_low": finding.ci_low,
+        "max_rung_delta_high": finding.ci_high,
         "specificity_p": p,
         "specificity_reason": NO_DIRECTIONS if p is None else None,
         "verdict": "present" if acts else "nothing_specific",
     }
-    where = "when present" if len(curve.levels) == 2 else f"at {curve.levels[top + 1]} AP"
-    finding = _finding(spec, family, curve, top, population=population, known=len(known), acts=acts, p=p)
+    main_only = ctx.vocabulary.is_main_only(family)
+    where = "when present" if main_only else f"at {curve.levels[top + 1]} AP"
+    statement = _statement(finding, name, feature, where=where, min_effect=min_effect, acts=acts)
+    if not acts:
+        statement = _with_unjudged(statement, finding, curve, f"{name} and {feature}", where, min_effect=min_effect)
     return Findings(
-        headline=f"{_statement(finding, name, feature, where=where, min_effect=min_effect, acts=acts)}; {scope}",
+        headline=f"{statement}; {scope}",
         findings=[finding],
         aggregates=summarise(effect[known], len(population), custom),
         tables=list(job.tables.values()),
@@ -86,11 +108,20 @@ def observed_findings(
     )
 
 
+def _blank(family: str, curve: ObservedCurve) -> dict[str, Any]:
+    """What holds of every observational sweep: the numbers that only an intervention gives, null with the reason."""
+    return {
+        "method": "observational",
+        "family": family,
+        **dict.fromkeys((*CAUSAL_ALONE, "onset_rung", "max_rung", "max_rung_delta")),
+        "curve_reason": CURVE_REASON,
+        "unjudged_rungs": curve.unjudged,
+    }
+
+
 def _statement(finding: Finding, name: str, feature: str, *, where: str, min_effect: float, acts: bool) -> str:
     """What the strongest level says, in words."""
-    low, high = finding.ci_low, finding.ci_high
-    effect = "unknown" if finding.effect is None else number(finding.effect)
-    effect += "" if low is None or high is None else f" {interval(low, high)}"
+    effect = _effect_text(finding)
     if acts:
         return f"{name} goes with {feature}: {effect} {where}, weapon held fixed"
     if finding.status == "present":
@@ -98,7 +129,44 @@ def _statement(finding: Finding, name: str, feature: str, *, where: str, min_eff
             f"nothing specific found: {name} goes with {feature}, {effect} {where} with the weapon held fixed, "
             f"no more than random directions do (p = {finding.specificity_p:.2f})"
         )
-    return f"nothing above {min_effect:.2f} found between {name} and {feature}: at most {effect} {where}"
+    certain = "nothing certain" if abs(finding.effect or 0.0) > min_effect else "nothing"
+    return f"{certain} above {min_effect:.2f} found between {name} and {feature}: at most {effect} {where}"
+
+
+def _effect_text(finding: Finding) -> str:
+    low, high = finding.ci_low, finding.ci_high
+    effect = "unknown" if finding.effect is None else number(finding.effect)
+    return effect if low is None or high is None else f"{effect} {interval(low, high)}"
+
+
+def _with_unjudged(
+    statement: str, finding: Finding, curve: ObservedCurve, pair: str, where: str, *, min_effect: float
+) -> str:
+    """A denial, cut down to the levels that were judged.
+
+    Where a level without a verdict differs by more than ``min_effect``, over all weapons or within them, that nothing
+    can be said of it comes first.
+    """
+    levels = curve.unjudged
+    if not levels or curve.raw is None or curve.within is None:
+        return statement
+    at = [curve.index(level) for level in levels]
+    counts = sorted({int(curve.means.n[i + 1]) for i in at})
+    n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+    unjudged = f"{_listed([str(level) for level in levels])} AP"
+    seen = [float(values[i]) for i in at for values in (curve.within.coefficient, curve.raw.coefficient)]
+    largest = max((value for value in seen if not np.isnan(value)), key=abs, default=0.0)
+    if abs(largest) <= min_effect:
+        return f"{statement}; too few examples to judge {unjudged} ({n})"
+    rest = statement if finding.status == "present" else f"at most {_effect_text(finding)} {where}"
+    return (
+        f"nothing can be said of {pair} at {unjudged}: too few examples ({n}) to judge differences of up to "
+        f"{number(largest)}; elsewhere {rest}"
+    )
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _finding(

@@ -28,6 +28,14 @@ def test_a_step_is_found_where_it_is_up_or_down(jump, height, falls):
     assert found.threshold_support == 1.0
 
 
+def test_one_level_above_the_base_has_no_shape_and_two_have():
+    one = described([0, 2], levels=[0, 38])
+    assert (one.shape, one.threshold, one.threshold_support, one.half_max) == (None, None, None, None)
+    assert "fewer than 2 levels" in one.reason
+    two = described([0, 0, 2], levels=[0, 21, 38])
+    assert (two.shape, two.threshold, two.reason) == ("step", 38, None)
+
+
 def test_a_jump_of_69_percent_of_the_range_is_no_step_and_one_of_71_is():
     assert described([0, 0, 0, 0.69, 0.84, 1.0], noise=1e-4).threshold is None
     assert described([0, 0, 0, 0.71, 0.85, 1.0], noise=1e-4).threshold == 12
