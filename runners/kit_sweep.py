@@ -12,14 +12,16 @@ from ..context.context import Context
 from ..context.population import Population
 from ..schemas.catalogue import Plan, experiment
 from ..schemas.job import Job
-from ..schemas.result import Findings, Row, Table
+from ..schemas.result import ConstraintViolation, Findings, Row, Table
 from ..schemas.spec import ExperimentSpec, Variables
 from .design.interventions import data_population
 from .design.report import diagnostics, intervention_diagnostics, quiet_findings, smallest_effect
-from .parts.kits.observed import observed_findings, read_kits
-from .parts.kits.swapped import SHOWN_KINDS, PartEffect, part_effect_table, swap_parts, swapped_findings
+from .parts.kits.chosen import SHOWN_KINDS, choose_parts
+from .parts.kits.observed import observed_findings, read_kits, silent_parts
+from .parts.kits.swapped import PartEffect, no_parts, part_effect_table, swap_parts, swapped_findings
 from .parts.kits.tables import Kind, PartStat, PartTable, part_stats, part_table
 from .parts.weapons.effects import swap_design
+from .parts.weapons.gating import GATING
 from .parts.weapons.stats import dummy_design
 from .stats.regression import adjusted_group_effects
 
@@ -87,13 +89,14 @@ def run(spec: KitSweepSpec, ctx: Context, job: Job) -> Findings:
     models = OBSERVED if method == "observational" else TABLES
     quiet = quiet_findings(spec, ctx, population, job, method=method, models=models)
     if quiet is not None:
-        return quiet
+        return quiet if population.dead else _quiet(spec, ctx, population, quiet)
     min_effect = smallest_effect(spec, ctx, spec.variables.min_effect) or 0.0
     _warn_data(ctx, population, job)
     table, combos = _observed(spec, ctx, population, min_effect, job)
     if method == "interventional":
         return _interventional(spec, ctx, job, table=table, combos=combos, min_effect=min_effect)
     plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job)
+    plain.constraint_violations = _silent(spec, table)
     reading = read_kits(spec, ctx, table, combos, population=population, min_effect=min_effect)
     return observed_findings(spec, ctx, job, reading).model_copy(
         update={"diagnostics": plain, "tables": list(job.tables.values())}
@@ -115,6 +118,7 @@ def _observed(
             min_examples=variables.min_examples,
             min_effect=min_effect,
             seed=spec.dataset_slice.random_seed,
+            gated=GATING in spec.constraints,
         )
 
     table = read(SHOWN_KINDS)
@@ -127,6 +131,21 @@ def _observed(
     combos = read(_COMBO)
     job.partial(part_stats(combos, "combo", variables.top_k))
     return table, combos
+
+
+def _silent(spec: KitSweepSpec, table: PartTable) -> list[ConstraintViolation]:
+    """Subs and specials that never leave the ReLU floor in the data: counted always."""
+    violation = silent_parts(table, spec.variables.min_examples, listed=GATING in spec.constraints)
+    return [] if violation is None else [violation]
+
+
+def _quiet(spec: KitSweepSpec, ctx: Context, population: Population, quiet: Findings) -> Findings:
+    """The answer where no example is active, with its silent subs and specials counted."""
+    least, seed = spec.variables.min_examples, spec.dataset_slice.random_seed
+    unknown = np.full(len(ctx.weapons), np.nan)
+    table = part_table(ctx, population, SHOWN_KINDS, unknown, min_examples=least, min_effect=1.0, seed=seed)
+    quiet.diagnostics.constraint_violations = _silent(spec, table)
+    return quiet
 
 
 def _adjusted_weapons(ctx: Context, population: Population) -> Floats:
@@ -152,16 +171,31 @@ def _interventional(
 ) -> Findings:
     design, weapons = swap_design(spec, ctx, min_examples=spec.variables.min_examples)
     population = design.contexts.population
-    swapped, base_pre = swap_parts(
-        spec, ctx, job, design=design, weapons=weapons, observed=table, min_effect=min_effect
-    )
-    for kind in SHOWN_KINDS:
-        job.partial(part_effect_table(swapped, kind, spec.variables.top_k))
+    pooled = design.pooled(ctx, job)
+    readout = ctx.read(pooled, spec.feature_id)
+    chosen = choose_parts(table, weapons, readout.pre, listed=GATING in spec.constraints)
     plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job)
-    found = swapped_findings(spec, swapped, table, combos=combos, min_effect=min_effect, scope=population.description)
-    return found.model_copy(
-        update={
-            "diagnostics": intervention_diagnostics(design, base_pre, plain, job),
-            "tables": list(job.tables.values()),
-        }
-    )
+    plain = intervention_diagnostics(design, readout.pre[0], plain, job)
+    plain.constraint_violations += chosen.violations
+    scope = population.description
+    if len(chosen.kept):
+        swapped = swap_parts(
+            spec,
+            ctx,
+            job,
+            pooled=pooled,
+            readout=readout,
+            chosen=chosen,
+            observed=table,
+            population=population.size,
+            min_effect=min_effect,
+        )
+        for kind in SHOWN_KINDS:
+            job.partial(part_effect_table(swapped, kind, spec.variables.top_k))
+        found = swapped_findings(spec, swapped, table, combos=combos, min_effect=min_effect, scope=scope)
+    else:
+        found = no_parts(chosen, table, combos, n_contexts=len(design.base), scope=scope)
+        for kind in SHOWN_KINDS:
+            name, notes = f"{kind}_effects", chosen.notes(kind)
+            job.partial(Table(name=name, columns=list(PartEffect.model_fields), rows=[], notes=notes))
+    return found.model_copy(update={"diagnostics": plain, "tables": list(job.tables.values())})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from ..context.context import Context
+from ..context.context import Context, Readout
 from ..context.population import Population
 from ..schemas.catalogue import Plan, experiment
 from ..schemas.errors import EmptySliceError
@@ -29,20 +30,29 @@ from .design.effect_report import (
 from .design.effect_rows import EffectTable, effect_table
 from .design.interventions import Design, data_population
 from .design.report import (
-    dead_findings,
     diagnostics,
     intervention_diagnostics,
     plural,
+    quiet_findings,
     smallest_effect,
 )
 from .design.specificity import null_effects
-from .parts.weapons.effects import GATING, WeaponEffect, floor_bound, swap_design, swap_numbers, weapon_effects
-from .parts.weapons.observed import no_weapon, observed_findings
+from .parts.weapons.confirm import CONFIRM_STREAM
+from .parts.weapons.effects import (
+    SwappedWeapons,
+    WeaponEffect,
+    all_dropped,
+    swap_design,
+    swap_numbers,
+    weapon_effects,
+)
+from .parts.weapons.gating import GATING, floor_bound, never_active
+from .parts.weapons.observed import no_numbers, no_weapon, observed_findings
 from .parts.weapons.stats import ClassStat, WeaponStat, WeaponTable, class_stats, weapon_stats, weapon_table
 from .stats.curve import winner_confirmed
 
 Floats = NDArray[np.floating[Any]]
-CONFIRM_STREAM = 5
+UNHELD = "no example of the slice holds the condition"
 
 
 class WeaponSweepVariables(Variables):
@@ -78,7 +88,8 @@ class WeaponSweepSpec(ExperimentSpec):
     variables: WeaponSweepVariables = WeaponSweepVariables()
 
 
-TABLES: dict[str, type[Row]] = {"weapon_stats": WeaponStat, "class_stats": ClassStat, "weapon_effects": WeaponEffect}
+OBSERVED: dict[str, type[Row]] = {"weapon_stats": WeaponStat, "class_stats": ClassStat}
+TABLES: dict[str, type[Row]] = OBSERVED | {"weapon_effects": WeaponEffect}
 
 
 def _condition(spec: WeaponSweepSpec, ctx: Context) -> tuple[str, int] | None:
@@ -91,20 +102,28 @@ def _condition(spec: WeaponSweepSpec, ctx: Context) -> tuple[str, int] | None:
     return variables.condition_family, ctx.vocabulary.resolve(variables.condition_family, asked)
 
 
-def _rows(spec: WeaponSweepSpec, ctx: Context, population: Population) -> NDArray[np.intp]:
-    """Positions in the population of the examples that meet the condition."""
+def _held(spec: WeaponSweepSpec, ctx: Context, population: Population) -> Population:
+    """The examples that meet the condition.
+
+    Raises:
+        EmptySliceError: there is none, and nothing else is asked (an intervention writes the condition in).
+    """
     condition = _condition(spec, ctx)
     if condition is None:
-        return np.arange(len(population))
+        return population
     family, level = condition
-    held = ctx.data.levels[population.rows, ctx.vocabulary.family_index[family]]
-    rows = np.flatnonzero(held >= level)
-    if not len(rows):
+    rows = np.flatnonzero(ctx.data.levels[population.rows, ctx.vocabulary.family_index[family]] >= level)
+    if not len(rows) and spec.variables.method == "observational":
         raise EmptySliceError(
             f"no example of {population.description} holds {family} at {level} AP or more: lower condition_rung or "
             f"widen dataset_slice. Nothing was run."
         )
-    return rows
+    return replace(
+        population,
+        rows=population.rows[rows],
+        activation=population.activation[rows],
+        description=_scope(spec, ctx, population),
+    )
 
 
 def _scope(spec: WeaponSweepSpec, ctx: Context, population: Population) -> str:
@@ -124,9 +143,11 @@ def plan(spec: WeaponSweepSpec, ctx: Context) -> Plan:
     """What the sweep would run."""
     population = ctx.population(spec.dataset_slice, spec.feature_id)
     _condition(spec, ctx)
-    if spec.variables.method == "observational" or population.dead:
+    if population.dead:
+        return Plan(contexts=0, conditions="none: no example is active", notes=population.warnings)
+    if spec.variables.method == "observational":
         return Plan(
-            contexts=len(_rows(spec, ctx, population)), conditions="the examples by weapon", notes=population.warnings
+            contexts=len(_held(spec, ctx, population)), conditions="the examples by weapon", notes=population.warnings
         )
     design, weapons = _design(spec, ctx)
     return design.plan(ctx, f"the contexts with each of {len(weapons)} weapons swapped in")
@@ -150,33 +171,64 @@ def run(spec: WeaponSweepSpec, ctx: Context, job: Job) -> Findings:
     if method == "interventional":
         _ = ctx.oracle
     population = data_population(spec, ctx, method)
-    if population.dead:
-        tables = [Table(name=name, columns=list(row.model_fields), rows=[]) for name, row in TABLES.items()]
-        return dead_findings(spec, ctx, population, job, method=method, tables=tables)
+    held = population if population.dead else _held(spec, ctx, population)
+    models = TABLES if population.dead else OBSERVED
+    quiet = quiet_findings(spec, ctx, held, job, method=method, models=models)
+    if quiet is not None:
+        return quiet if population.dead else _quiet(spec, ctx, held, quiet)
     min_effect = smallest_effect(spec, ctx, spec.variables.min_effect) or 0.0
-    rows = _rows(spec, ctx, population)
-    table = weapon_table(
-        ctx, population, rows, min_examples=spec.variables.min_examples, min_effect=min_effect, job=job
-    )
-    _warn_unknown(ctx, table, job)
-    silent, gated = _gating(spec, ctx, table)
-    ranked = [index for index in table.ranked() if index not in gated]
-    job.partial(weapon_stats(ctx, table, ranked[: spec.variables.top_k_weapons]))
-    job.partial(class_stats(ctx, population, rows, min_effect))
     if method == "interventional":
+        table = _observed(spec, ctx, held, min_effect, job) if len(held) else None
+        if table is None:
+            _empty(job, tuple(OBSERVED), UNHELD)
         return _interventional(spec, ctx, job, table=table, min_effect=min_effect)
+    table = _observed(spec, ctx, held, min_effect, job)
     plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job)
-    plain.constraint_violations = silent
-    part = replace(population, rows=population.rows[rows], activation=population.activation[rows])
-    scope = _scope(spec, ctx, population)
+    violation, ranked = _gating(spec, ctx, table)
+    plain.constraint_violations = [] if violation is None else [violation]
     found = (
-        observed_findings(
-            spec, ctx, job, table=table, ranked=ranked, population=part, scope=scope, min_effect=min_effect
-        )
+        observed_findings(spec, ctx, job, table=table, ranked=ranked, population=held, min_effect=min_effect)
         if ranked
-        else no_weapon(spec.variables.min_examples, len(part), scope)
+        else no_weapon(job, _no_weapon_reason(spec, table), len(held), held.description)
     )
     return found.model_copy(update={"diagnostics": plain, "tables": list(job.tables.values())})
+
+
+def _observed(spec: WeaponSweepSpec, ctx: Context, held: Population, min_effect: float, job: Job) -> WeaponTable:
+    """Statistics by weapon of the examples that meet the condition; the tables are handed over."""
+    rows, least = np.arange(len(held)), spec.variables.min_examples
+    table = weapon_table(ctx, held, rows, min_examples=least, min_effect=min_effect, job=job)
+    _warn_unknown(ctx, table, job)
+    _, ranked = _gating(spec, ctx, table)
+    n_dropped = int(table.eligible.sum()) - len(ranked)
+    job.partial(weapon_stats(ctx, table, ranked[: spec.variables.top_k_weapons], n_dropped))
+    job.partial(class_stats(ctx, held, rows, min_effect))
+    return table
+
+
+def _empty(job: Job, names: Sequence[str], reason: str) -> None:
+    """Hand over tables without rows, with the reason."""
+    for name in names:
+        job.partial(Table(name=name, columns=list(TABLES[name].model_fields), rows=[], notes=[reason]))
+
+
+def _quiet(spec: WeaponSweepSpec, ctx: Context, population: Population, quiet: Findings) -> Findings:
+    """The answer where no example is active, with its numbers as nulls and its silent weapons counted."""
+    n = np.bincount(ctx.data.weapon[population.rows], minlength=len(ctx.weapons))
+    violation = _silent(spec, ctx, n, np.zeros_like(n))
+    reason = str(quiet.aggregates.custom["reason"])
+    quiet.aggregates.custom = no_numbers(reason) | quiet.aggregates.custom
+    if violation is not None:
+        quiet.diagnostics.constraint_violations = [violation]
+    return quiet
+
+
+def _no_weapon_reason(spec: WeaponSweepSpec, table: WeaponTable) -> str:
+    """Why no weapon is ranked."""
+    if table.eligible.any():
+        dropped = plural(int(table.eligible.sum()), "weapon")
+        return f"{dropped} with {spec.variables.min_examples} examples never activate it and are dropped ({GATING})"
+    return f"no weapon has {spec.variables.min_examples} examples"
 
 
 def _warn_unknown(ctx: Context, table: WeaponTable, job: Job) -> None:
@@ -185,80 +237,108 @@ def _warn_unknown(ctx: Context, table: WeaponTable, job: Job) -> None:
         job.warn(f"{len(unknown)} weapons are outside the project's table (class unknown): {', '.join(unknown[:5])}")
 
 
-def _gating(spec: WeaponSweepSpec, ctx: Context, table: WeaponTable) -> tuple[list[ConstraintViolation], set[int]]:
-    """Weapons that never leave the ReLU floor: counted, and dropped when the spec lists the constraint."""
-    silent = [i for i in range(len(ctx.weapons)) if table.eligible[i] and table.means.n_active[i] == 0]
-    if not silent:
-        return [], set()
-    listed = GATING in spec.constraints
-    examples = int(table.means.n[silent].sum())
-    name = ctx.weapons.facts[silent[0]].name
-    violation = ConstraintViolation(id=GATING, hard=listed, contexts=examples, example=f"{name} never activates it")
-    return [violation], set(silent) if listed else set()
+def _silent(
+    spec: WeaponSweepSpec, ctx: Context, n: NDArray[np.integer[Any]], n_active: NDArray[np.integer[Any]]
+) -> ConstraintViolation | None:
+    """How many examples weapons with enough of them, none active, have; n and n_active are [k]."""
+    eligible = n >= spec.variables.min_examples
+    names = [kit.name for kit in ctx.weapons.facts]
+    examples = int(n[eligible & (n_active == 0)].sum())
+    return never_active(n_active, eligible, names, examples=examples, listed=GATING in spec.constraints)
+
+
+def _gating(spec: WeaponSweepSpec, ctx: Context, table: WeaponTable) -> tuple[ConstraintViolation | None, list[int]]:
+    """Weapons that never leave the ReLU floor: counted, and dropped from the ranking when the spec lists it."""
+    violation = _silent(spec, ctx, table.means.n, table.means.n_active)
+    drops = violation is not None and violation.hard
+    return violation, [i for i in table.ranked() if not (drops and table.means.n_active[i] == 0)]
 
 
 def _interventional(
-    spec: WeaponSweepSpec, ctx: Context, job: Job, *, table: WeaponTable, min_effect: float
+    spec: WeaponSweepSpec, ctx: Context, job: Job, *, table: WeaponTable | None, min_effect: float
 ) -> Findings:
     design, weapons = _design(spec, ctx)
-    seed = spec.dataset_slice.random_seed
     pooled = design.pooled(ctx, job)
     readout = ctx.read(pooled, spec.feature_id)
     population = design.contexts.population
-    effects = effect_table(
-        readout.activation[1:],
-        readout.pre[1:],
-        base=(readout.activation[1:].mean(axis=0), readout.pre[1:].mean(axis=0)),
-        population=population.size,
-        min_effect=min_effect,
-        null=null_effects(ctx, spec.feature_id, pooled[1:], base=None, min_effect=min_effect),
-        seed=seed,
-    )
+    scope = _scope(spec, ctx, population)
     plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job)
     plain = intervention_diagnostics(design, readout.pre[0], plain, job)
     names = [ctx.weapons.facts[weapon].name for weapon in weapons]
     violation, dropped = floor_bound(readout.pre, names, listed=GATING in spec.constraints)
     plain.constraint_violations += [] if violation is None else [violation]
-    order = [int(i) for i in np.argsort(-effects.effects.mean, kind="stable") if int(i) not in dropped]
-    shown = order[: spec.variables.top_k_weapons]
-    job.partial(weapon_effects(ctx, effects, weapons, shown, table.deltas.delta))
-    rng = np.random.default_rng([seed, CONFIRM_STREAM])
+    kept = [i for i in range(len(weapons)) if i not in dropped]
+    if kept:
+        swapped = SwappedWeapons(
+            _effects(spec, ctx, design, pooled=pooled, readout=readout, kept=kept, min_effect=min_effect),
+            [weapons[i] for i in kept],
+            [names[i] for i in kept],
+            len(weapons),
+        )
+        observed = None if table is None else table.deltas.delta
+        job.partial(weapon_effects(ctx, swapped, spec.variables.top_k_weapons, observed, UNHELD))
+        found = _swapped_findings(spec, swapped, min_effect=min_effect, scope=scope)
+    else:
+        found = all_dropped(len(weapons), len(design.base), scope)
+        _empty(job, ("weapon_effects",), str(found.aggregates.custom["reason"]))
+    return found.model_copy(update={"diagnostics": plain, "tables": list(job.tables.values())})
+
+
+def _effects(
+    spec: WeaponSweepSpec,
+    ctx: Context,
+    design: Design,
+    *,
+    pooled: Floats,
+    readout: Readout,
+    kept: list[int],
+    min_effect: float,
+) -> EffectTable:
+    """Effects of the weapons that are kept, against each context's mean over all that were swapped in."""
+    activation, pre = readout.activation[1:], readout.pre[1:]
+    return effect_table(
+        activation[kept],
+        pre[kept],
+        base=(activation.mean(axis=0), pre.mean(axis=0)),
+        population=design.contexts.population.size,
+        min_effect=min_effect,
+        null=null_effects(ctx, spec.feature_id, pooled[1:], base=None, min_effect=min_effect),
+        seed=spec.dataset_slice.random_seed,
+    )
+
+
+def _swapped_findings(spec: WeaponSweepSpec, swapped: SwappedWeapons, *, min_effect: float, scope: str) -> Findings:
+    """Headline, findings and numbers of the weapons swapped in."""
+    effects, names = swapped.effects, swapped.names
+    rng = np.random.default_rng([spec.dataset_slice.random_seed, CONFIRM_STREAM])
     confirmed = winner_confirmed(effects.differences, rng) if effects.acting() else None
     return Findings(
-        headline=_interventional_headline(
-            spec, effects, names, min_effect=min_effect, scope=_scope(spec, ctx, population)
-        ),
+        headline=_interventional_headline(spec, swapped, min_effect=min_effect, scope=scope),
         findings=[
             effect_finding(
                 effects,
                 i,
                 subject=names[i],
                 feature=spec.feature_id,
-                population=_scope(spec, ctx, population),
+                population=scope,
                 table_name="weapon_effects",
             )
             for i in leading(effects)[:5]
         ],
-        aggregates=summarise(
-            effects.effects.mean,
-            effects.effects.n,
-            swap_numbers(effects, names, readout.activation, confirmed=confirmed),
-        ),
-        tables=list(job.tables.values()),
-        diagnostics=plain,
+        aggregates=summarise(effects.effects.mean, effects.effects.n, swap_numbers(swapped, confirmed=confirmed)),
     )
 
 
-def _interventional_headline(
-    spec: WeaponSweepSpec, effects: EffectTable, names: list[str], *, min_effect: float, scope: str
-) -> str:
+def _interventional_headline(spec: WeaponSweepSpec, swapped: SwappedWeapons, *, min_effect: float, scope: str) -> str:
+    effects, names = swapped.effects, swapped.names
     top, acting = leading(effects)[0], effects.acting()
-    tail = f"{effects.effects.n} contexts of {scope}; interventional."
+    gone = f"; {plural(swapped.n_dropped, 'weapon')} dropped: never off the ReLU floor" if swapped.n_dropped else ""
+    tail = f"{effects.effects.n} contexts of {scope}; interventional{gone}."
     if not acting:
         subject = f"swapping the weapon ({names[noted(effects)]})"
         return f"{nothing_text(effects, subject, spec.feature_id, min_effect)}; {tail}"
     others = f"; {plural(len(acting) - 1, 'more weapon')} also" if len(acting) > 1 else ""
     if effects.status[top] == "conditional":
         return f"{names[top]} acts on feature {spec.feature_id} {conditional_text(effects, top)}{others}; {tail}"
-    against = f"against the mean over {len(names)} weapons"
+    against = f"against the mean over {swapped.n_swapped} weapons"
     return f"{names[top]} drives feature {spec.feature_id}: {effect_text(effects, top)} {against}{others}; {tail}"

@@ -13,6 +13,9 @@ from mechinterp_runner.schemas.spec import parse_spec
 
 KIT = "kit_sweep"
 DRIVEN = (41, 21, 3000)
+WORLD = (0, 1, 10, 11, 20, 21, 30, 31, 40, 41, 50, 51, 60, 61, 70, 71, 80, 81, 90, 91, 100, 101, 3000, 3010)
+"""Kits of the world, in the order of its vocabulary."""
+GATED = ["one_rung_per_family", "no_weapon_gating_if_relu_floor"]
 
 
 # -- rules ------------------------------------------------------------------------------------------------------------
@@ -225,7 +228,56 @@ def test_requests_that_cannot_be_met_are_refused_before_anything_runs(ask, world
 def test_one_weapon_alone_has_nothing_to_be_compared_with(ask, world):
     answer = ask(world, KIT, "weapon", slice={"weapon_filter": [11]})
     assert answer.headline.startswith("nothing can be said")
-    assert answer.rows("sub_stats")[0]["ci_low"] is None
+    row = answer.rows("sub_stats")[0]
+    assert row["delta_from_global"] is row["delta_adjusted"] is row["ci_low"] is row["separable"] is None
+    assert "nothing to compare it with" in row["reason"]
+    assert answer.custom["top_sub_delta"] is answer.findings.aggregates.mean_delta is None
+    assert "nothing to compare it with" in answer.custom["top_sub_reason"]
+
+
+def test_a_sub_that_every_weapon_swapped_in_has_gets_no_effect(ask, world):
+    same = [k for k in WORLD if WEAPONS[k].sub == WEAPONS[40].sub]
+    answer = ask(world, KIT, "special", method="interventional", slice={"weapon_filter": same, "sample_size": 40})
+    assert len(same) > 1
+    assert answer.rows("sub_effects") == []
+    assert answer.custom["top_sub_delta"] is None
+    assert "every weapon swapped in has it" in answer.custom["top_sub_reason"]
+    assert {row["name"] for row in answer.rows("special_effects")} == {WEAPONS[k].special for k in same}
+
+
+def test_subs_and_specials_that_never_leave_the_floor_are_counted_and_dropped_when_listed(ask, world):
+    weapon = np.asarray(world.data.weapon)
+    active = {getattr(WEAPONS[k], part) for k in DRIVEN for part in ("sub", "special")}
+    silent = [i for i, k in enumerate(WORLD) if not {WEAPONS[k].sub, WEAPONS[k].special} <= active]
+    plain, listed = ask(world, KIT, "special", top_k=100), ask(world, KIT, "special", top_k=100, constraints=GATED)
+    counted = plain.findings.diagnostics.constraint_violations[0]
+    assert (counted.contexts, counted.hard) == (int(np.isin(weapon, silent).sum()), False)
+    assert listed.findings.diagnostics.constraint_violations[0].hard is True
+    for table in ("sub_stats", "special_stats"):
+        assert {row["name"] for row in plain.rows(table)} > {row["name"] for row in listed.rows(table)}
+        assert {row["name"] for row in listed.rows(table)} <= active
+    notes = next(table.notes for table in listed.findings.tables if table.name == "special_stats")
+    assert any("specials dropped: never active" in note for note in notes)
+    quiet = ask(world, KIT, "special", slice={"weapon_exclude": list(DRIVEN)})
+    assert quiet.findings.diagnostics.constraint_violations[0].contexts == quiet.findings.aggregates.n_samples
+
+
+def test_where_every_part_swapped_in_stays_on_the_floor_nothing_can_be_said(ask, world):
+    given = {"method": "interventional", "slice": {"weapon_exclude": list(DRIVEN), "sample_size": 50}}
+    plain, listed = ask(world, KIT, "special", **given), ask(world, KIT, "special", **given, constraints=GATED)
+    assert plain.headline.startswith("nothing above")
+    counted = {each.id: each.contexts for each in plain.findings.diagnostics.constraint_violations}
+    assert counted["no_weapon_gating_if_relu_floor"] == 50
+    assert listed.headline.startswith("nothing can be said: no sub or special is left to compare")
+    assert listed.custom["top_sub"] is listed.custom["top_special_delta"] is listed.custom["winner_confirmed"] is None
+    assert "dropped" in listed.custom["top_sub_reason"]
+    assert all(not table.rows and table.notes for table in listed.findings.tables)
+
+
+def test_a_special_that_drives_the_feature_is_confirmed_on_the_other_half_of_the_contexts(ask, world):
+    given = {"method": "interventional", "slice": {"sample_size": 60}}
+    assert ask(world, KIT, "special", **given).custom["winner_confirmed"] is True
+    assert ask(world, KIT, "constant", **given).custom["winner_confirmed"] is None
 
 
 # -- the demo network -------------------------------------------------------------------------------------------------
@@ -247,6 +299,31 @@ def test_the_planted_special_is_found_in_the_data_and_in_the_network(ask, demo):
     crabs = sum(kit.special == "Crab Tank" for kit in demo.weapons.facts)
     assert row["mean_delta"] == pytest.approx(1.8 * (1 - crabs / len(demo.weapons)), rel=0.03)
     assert row["within_main_delta"] == pytest.approx(1.8, rel=0.03)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize(("number", "size", "given"), [(247, 15, {"min_examples": 1}), (235, 40, {})])
+def test_a_slice_too_small_to_hold_abilities_fixed_has_no_adjusted_delta_and_says_why(ask, demo, number, size, given):
+    answer = ask(demo, KIT, number, slice={"sample_size": size}, top_k=100, **given)
+    rows = answer.rows("sub_stats") + answer.rows("special_stats")
+    assert sum(row["n"] for row in rows) == 2 * size
+    assert all(row["delta_adjusted"] is None and "do not tell" in row["reason"] for row in rows)
+    assert answer.headline.startswith("nothing can be said")
+
+
+def test_parts_swapped_in_that_never_leave_the_floor_are_those_whose_every_kit_stays_there(ask, demo):
+    ids = [221, 5040, 2041, 6001]
+    given = {"method": "interventional", "slice": {"weapon_filter": ids}}
+    plain, listed = ask(demo, KIT, 235, **given), ask(demo, KIT, 235, **given, constraints=GATED)
+    weapons = ask(demo, "weapon_sweep", 235, **given, constraints=GATED).rows("weapon_effects")
+    active = [WEAPONS[row["weapon_id"]] for row in weapons]
+    for part in ("sub", "special"):
+        shown = {row["name"] for row in listed.rows(f"{part}_effects")}
+        assert shown == {getattr(kit, part) for kit in active}
+        assert shown < {row["name"] for row in plain.rows(f"{part}_effects")}
+    assert plain.findings.diagnostics.constraint_violations[0].contexts == 500
+    assert listed.custom["n_dropped_parts"] == 4
+    assert "4 parts dropped" in listed.headline
 
 
 def test_the_planted_weapon_carries_its_sub_and_special_and_is_named(ask, demo):

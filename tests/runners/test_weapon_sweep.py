@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from mechinterp_runner.context.bundle import Bundle
 from mechinterp_runner.context.context import Context
+from mechinterp_runner.context.contexts import load_context
 from mechinterp_runner.schemas.catalogue import find
 from mechinterp_runner.schemas.errors import EmptySliceError, RequestError
 from mechinterp_runner.schemas.facts import WEAPONS
@@ -13,7 +14,14 @@ from mechinterp_runner.schemas.job import Job
 from mechinterp_runner.schemas.spec import parse_spec
 
 SWEEP = "weapon_sweep"
+WORLD = (0, 1, 10, 11, 20, 21, 30, 31, 40, 41, 50, 51, 60, 61, 70, 71, 80, 81, 90, 91, 100, 101, 3000, 3010)
+"""Kits of the world, in the order of its vocabulary."""
 NAME = {weapon: WEAPONS[weapon].name for weapon in (11, 21, 41)}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return load_context("demo", home=tmp_path_factory.mktemp("home"), device="cpu")
 
 
 def test_a_single_weapon_that_drives_the_feature_is_dominant_and_its_kit_is_recommended(ask, world):
@@ -155,7 +163,125 @@ def test_weapons_that_never_leave_the_floor_are_counted_and_dropped_when_listed(
 def test_weapon_filters_change_the_population(ask, world):
     answer = ask(world, SWEEP, "weapon", slice={"weapon_exclude": [NAME[11], 21, "weapon_id_41"]})
     assert answer.findings.aggregates.n_samples == int((~np.isin(world.data.weapon, [3, 5, 9])).sum())
-    assert answer.custom["top_weapon_mean"] == 0.0
+    assert answer.custom["top_weapon_mean"] is None
+
+
+GATED = ["one_rung_per_family", "no_weapon_gating_if_relu_floor"]
+NULLS = (
+    "top_weapon", "top_weapon_id", "top_weapon_mean", "top_weapon_delta", "top_weapon_delta_adjusted", "bottom_weapon",
+    "weapon_range", "dominant_weapon_ratio", "recommended_followup", "winner_confirmed",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("constraints", [["one_rung_per_family"], GATED])
+def test_a_slice_without_an_active_example_has_nulls_and_a_reason_and_its_silent_weapons_counted(
+    ask, world, constraints
+):
+    answer = ask(world, SWEEP, "weapon", slice={"weapon_exclude": [11]}, constraints=constraints)
+    assert answer.headline.startswith("nothing found: none of the")
+    assert all(answer.custom[name] is None for name in NULLS)
+    assert all(table.rows == [] and table.notes for table in answer.findings.tables)
+    counted = answer.findings.diagnostics.constraint_violations[0]
+    assert counted.contexts == int((np.asarray(world.data.weapon) != WORLD.index(11)).sum())
+    assert counted.hard is (constraints == GATED)
+
+
+def test_examples_that_meet_a_condition_and_are_all_inactive_give_nothing(ask, world):
+    answer = ask(world, SWEEP, "threshold", condition_family="haunt", slice={"family_filter": ["haunt"]})
+    assert answer.custom["top_weapon"] is not None
+    held = {"condition_family": "tenacity", "slice": {"family_filter": ["comeback"]}}
+    with pytest.raises(EmptySliceError, match="holds tenacity"):
+        ask(world, SWEEP, "main_only", **held)
+    answer = ask(world, SWEEP, "main_only", condition_family="tenacity")
+    assert answer.headline.startswith("nothing found: none of the")
+    assert "holding at least tenacity" in answer.headline
+
+
+def test_a_ranking_that_gating_empties_says_so_and_keeps_its_keys(ask, world):
+    counts = np.bincount(world.data.weapon)
+    others = [each for each in range(len(counts)) if counts[each] > counts[WORLD.index(11)]]
+    kept = [11, *(WORLD[each] for each in others)]
+    least = int(counts[WORLD.index(11)]) + 1
+    answer = ask(world, SWEEP, "weapon", min_examples=least, slice={"weapon_filter": kept}, constraints=GATED)
+    assert f"{len(others)} weapons with {least} examples never activate it and are dropped" in answer.headline
+    assert all(answer.custom[name] is None for name in NULLS)
+    table = next(table for table in answer.findings.tables if table.name == "weapon_stats")
+    assert any(note.startswith(f"{len(others)} weapons dropped") for note in table.notes)
+    few = ask(world, SWEEP, "weapon", min_examples=10_000)
+    assert few.headline.startswith("nothing can be said: no weapon has 10000 examples")
+    assert all(few.custom[name] is None for name in NULLS)
+
+
+def test_where_no_weapon_has_a_verdict_none_is_said_to_differ_most(ask, world):
+    answer = ask(world, SWEEP, "dose", min_examples=3, slice={"sample_size": 100})
+    assert answer.headline.startswith("nothing can be said: no weapon has 20 examples in 10 builds")
+    assert answer.findings.findings == []
+    assert answer.custom["winner_confirmed"] is None
+    seen = ask(world, SWEEP, "dose")
+    row = max(seen.rows("weapon_stats"), key=lambda row: abs(row["delta_from_global"]))
+    assert f"{row['weapon_name']} most ({row['delta_from_global']:+.2f} [{row['sim_low']:.2f}, " in seen.headline
+
+
+def test_one_weapon_alone_is_compared_with_nothing(ask, world):
+    answer = ask(world, SWEEP, "dose", slice={"weapon_filter": [40]})
+    assert answer.headline.startswith("nothing can be said")
+    assert answer.findings.aggregates.mean_delta is answer.custom["top_weapon_delta"] is None
+    assert answer.custom["weapon_range"] is answer.custom["bottom_weapon"] is None
+    for row in (answer.rows("weapon_stats")[0], answer.rows("class_stats")[0]):
+        assert row["delta_from_global"] is row.get("delta_adjusted") is row["q_value"] is None
+        assert "nothing to compare it with" in row["reason"]
+
+
+def test_the_weapon_that_drives_the_feature_is_confirmed_on_the_other_half_of_the_builds(ask, world):
+    assert ask(world, SWEEP, "weapon").custom["winner_confirmed"] is True
+    unclear = ask(world, SWEEP, "dose").custom
+    assert unclear["winner_confirmed"] is None
+    assert unclear["winner_confirmed_reason"] == "no weapon stands out"
+
+
+def test_weapons_swapped_in_that_never_leave_the_floor_are_dropped_before_anything_is_ranked(ask, demo):
+    ids = [221, 5040, 2041, 6001]
+    given = {"method": "interventional", "slice": {"weapon_filter": ids}}
+    counted, dropped = ask(demo, SWEEP, 235, **given), ask(demo, SWEEP, 235, **given, constraints=GATED)
+    rows = np.flatnonzero(np.isin(demo.data.weapon, [demo.weapons.resolve(each) for each in ids]))
+    rows = np.sort(np.random.default_rng(0).choice(rows, 200, replace=False))
+    pre = {each: demo.evaluate(demo.sets(rows).with_weapon(demo.weapons.resolve(each)), 235).pre for each in ids}
+    assert demo.evaluate(demo.sets(rows), 235).pre.max() <= 0
+    never = {WEAPONS[each].name for each in ids if pre[each].max() <= 0}
+    shown = {row["weapon_name"] for row in dropped.rows("weapon_effects")}
+    assert 0 < len(shown) < 4
+    assert {WEAPONS[each].name for each in ids} - never <= shown
+    assert shown & {counted.custom["bottom_weapon"]} == set()
+    assert (counted.custom["n_weapons"], dropped.custom["n_weapons"]) == (4, len(shown))
+    assert dropped.custom["n_dropped_weapons"] == 4 - len(shown)
+    assert dropped.custom["bottom_weapon"] is None
+    notes = dropped.findings.tables[-1].notes
+    assert any(f"{4 - len(shown)} weapons dropped" in note for note in notes)
+    assert not any("largest effects" in note for note in notes)
+    kept = counted.row("weapon_effects", weapon_name=next(iter(shown)))
+    assert dropped.rows("weapon_effects")[0]["mean_delta"] == pytest.approx(kept["mean_delta"])
+
+
+def test_where_every_weapon_swapped_in_stays_on_the_floor_nothing_can_be_said(ask, world):
+    given = {"method": "interventional", "slice": {"weapon_exclude": [11], "sample_size": 50}}
+    answer = ask(world, SWEEP, "weapon", **given, constraints=GATED)
+    assert answer.headline.startswith("nothing can be said: each of the 23 weapons swapped in was dropped")
+    assert answer.rows("weapon_effects") == []
+    assert answer.custom["top_weapon"] is answer.custom["weapon_range"] is None
+    plain = ask(world, SWEEP, "weapon", **given)
+    assert plain.headline.startswith("nothing above")
+    assert plain.custom["n_weapons"] == 23
+
+
+def test_a_condition_that_no_example_holds_is_written_in_all_the_same(ask, world):
+    given = {"condition_family": "special_charge_up", "condition_rung": 57, "slice": {"weapon_filter": [40, 41]}}
+    answer = ask(world, SWEEP, "threshold", method="interventional", **given)
+    assert [row["mean_activation"] for row in answer.rows("weapon_effects")] == pytest.approx([1.5, 1.5])
+    assert all(row["observational_delta"] is None for row in answer.rows("weapon_effects"))
+    assert any("no example of the slice holds the condition" in note for note in answer.findings.tables[-1].notes)
+    assert answer.rows("weapon_stats") == []
+    with pytest.raises(EmptySliceError, match=r"holds special_charge_up at 57 AP.*Nothing was run"):
+        ask(world, SWEEP, "threshold", **given)
 
 
 def test_one_weapon_alone_cannot_be_swapped(ask, world):
@@ -164,8 +290,8 @@ def test_one_weapon_alone_cannot_be_swapped(ask, world):
 
 
 def test_a_constant_feature_gives_nothing_in_either_method(ask, world):
-    for method in ("observational", "interventional"):
-        answer = ask(world, SWEEP, "constant", method=method, slice={"sample_size": 200})
+    for method, contexts in (("observational", 2000), ("interventional", 200)):
+        answer = ask(world, SWEEP, "constant", method=method, slice={"sample_size": contexts})
         assert answer.headline.startswith("nothing above")
 
 

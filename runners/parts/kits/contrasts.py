@@ -55,6 +55,16 @@ class PartEffects:
     strongest: Ints
     delta_without: Floats
 
+    @classmethod
+    def unknown(cls, g: int) -> PartEffects:
+        """What is known of g parts where no kit has an example: nothing."""
+        none, nothing = np.zeros(g, dtype=np.int64), np.full(g, np.nan)
+        return cls(
+            n=np.zeros(g), kits=none, mean=nothing, std_error=nothing, delta=nothing, error=nothing, df=nothing,
+            p_value=nothing, within=nothing, within_error=nothing, within_mains=none, strongest=none - 1,
+            delta_without=nothing,
+        )  # fmt: skip
+
     def interval(self, level: float = 0.95) -> tuple[Floats, Floats]:
         """Student's t intervals of delta."""
         half = t_quantile(0.5 + level / 2, np.maximum(self.df, 1.0)) * self.error
@@ -92,6 +102,8 @@ def part_effects(
         rng: deals the kits; None leaves p unknown.
     """
     seen = np.flatnonzero(n > 0)
+    if not len(seen):
+        return PartEffects.unknown(len(member))
     member, n, total, main = member[:, seen], np.asarray(n, np.float64)[seen], total[seen], main[seen]
     size, everything, kits = member @ n, n.sum(), member.sum(axis=1)
     mean, variance = _guarded_means(member, n, total / n, family)
@@ -100,7 +112,8 @@ def part_effects(
     error = np.where(rest_kits >= 2, (1.0 - share) * np.sqrt(variance + rest), np.nan)
     lost = rest**2 / np.maximum(rest_kits - 1, 1)
     df = _divide((variance + rest) ** 2, variance**2 / np.maximum(kits - 1, 1) + lost, otherwise=kits - 1.0)
-    delta = mean - total.sum() / everything
+    # A part that every kit has is everything: there is nothing to compare it with.
+    delta = np.where(rest_kits > 0, mean - total.sum() / everything, np.nan)
     p = np.full(len(delta), np.nan) if rng is None else _deal_p(n, total, member, delta, rng)
     within, within_error, within_mains = _within_main(n, total, member, main, family)
     strongest, without = _without_strongest(n, total, member, main, delta)
@@ -116,8 +129,8 @@ def part_effects(
         within=within,
         within_error=within_error,
         within_mains=within_mains,
-        strongest=np.where(strongest >= 0, seen[strongest], -1),
-        delta_without=without,
+        strongest=np.where((strongest >= 0) & (rest_kits > 0), seen[strongest], -1),
+        delta_without=np.where(rest_kits > 0, without, np.nan),
     )
 
 

@@ -10,14 +10,15 @@ import numpy as np
 from ....context.context import Context
 from ....context.population import Population
 from ....schemas.job import Job
-from ....schemas.result import Aggregates, Finding, Findings, Followup
+from ....schemas.result import Aggregates, ConstraintViolation, Finding, Findings, Followup
 from ....schemas.spec import ExperimentSpec
 from ...design.effect_report import summarise
 from ...design.report import CORRELATIONAL, followup, interval, number, observed_scope, plural
 from ...design.specificity import SPECIFIC
 from ..weapon_groups.null import WeaponSums, weapon_sums
+from ..weapons.gating import GATING, never_active
 from ..weapons.observed import specificity_reason
-from .tables import Kind, PartTable
+from .tables import ALONE, Kind, PartTable
 
 LARGEST_Q = 0.05
 EXPLAINED = 0.5
@@ -97,11 +98,20 @@ def _specificity(table: PartTable, sums: WeaponSums | None) -> float | None:
     return sums.p_value(table.parts.member[table.usable][:, table.kits.of_weapon])
 
 
+def silent_parts(table: PartTable, min_examples: int, *, listed: bool) -> ConstraintViolation | None:
+    """The violation by subs and specials with enough examples, none of them active; None where there is none."""
+    eligible = table.parts.known & (table.effects.n >= min_examples)
+    n_active = table.moments["n_active"]
+    kits = table.parts.member[eligible & (n_active == 0)].any(axis=0)
+    names = [table.parts.title(i) for i in range(len(table.parts.names))]
+    return never_active(n_active, eligible, names, examples=int(table.counts[kits].sum()), listed=listed)
+
+
 def observed_findings(spec: ExperimentSpec, ctx: Context, job: Job, reading: KitReading) -> Findings:
     """Headline, findings, numbers and followups of the examples by sub and special."""
     job.warn(CORRELATIONAL)
     table = reading.table
-    among = np.flatnonzero(table.eligible)
+    among = np.flatnonzero(table.eligible & ~np.isnan(table.effects.delta))
     custom = {"method": "observational", **part_numbers(table, reading.combos), **_verdict_numbers(reading)}
     n = len(reading.population)
     leader = reading.leader
@@ -137,10 +147,15 @@ def part_numbers(table: PartTable, combos: PartTable | None) -> dict[str, Any]:
 def _top(table: PartTable, kind: Kind) -> dict[str, Any]:
     ranked = table.ranked(kind)
     if not ranked:
-        return {f"top_{kind}": None, f"top_{kind}_reason": f"no {kind} has enough examples"}
+        reason = f"no {kind} has enough examples"
+        if table.n_dropped(kind):
+            reason += " and activates the feature"
+        nothing = (f"top_{kind}", f"top_{kind}_mean", f"top_{kind}_delta", f"top_{kind}_separable")
+        return dict.fromkeys(nothing) | {f"top_{kind}_reason": reason}
     top = ranked[0]
     return {
         f"top_{kind}": table.parts.names[top],
+        f"top_{kind}_reason": ALONE if np.isnan(table.effects.delta[top]) else None,
         f"top_{kind}_mean": float(table.effects.mean[top]),
         f"top_{kind}_delta": float(table.effects.delta[top]),
         f"top_{kind}_separable": table.separable[top],
@@ -165,7 +180,7 @@ def _headline(spec: ExperimentSpec, reading: KitReading) -> str:
     table, top, tail = reading.table, reading.leader, observed_scope(reading.population)
     feature = f"feature {spec.feature_id}"
     if top is None:
-        return f"nothing can be said: no sub or special has two weapons with 20 examples; {tail}"
+        return f"nothing can be said: {_unusable(table)}; {tail}"
     if not reading.acting:
         return f"{_nothing(reading, top, feature)}; {tail}"
     others = len(reading.acting) - 1
@@ -179,6 +194,13 @@ def _headline(spec: ExperimentSpec, reading: KitReading) -> str:
     weapons = plural(int(table.effects.kits[top]), "weapon")
     effect = f"{_effect(reading, top)} against the mean, over {weapons}{same_main}, {held}"
     return f"{title} goes with {feature}{more if others else ''}: {effect}; {tail}"
+
+
+def _unusable(table: PartTable) -> str:
+    """Why no part has a verdict."""
+    if table.dropped.any() and not table.eligible.any():
+        return f"no sub or special with enough examples activates it ({GATING})"
+    return "no sub or special has 20 examples of two weapons, with two weapons beside them"
 
 
 def _effect(reading: KitReading, index: int) -> str:

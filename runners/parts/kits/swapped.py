@@ -9,24 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ....context.context import Context
+from ....context.context import Context, Readout
 from ....schemas.job import Job
-from ....schemas.result import Finding, Findings, Followup, Table
+from ....schemas.result import Aggregates, Finding, Findings, Followup, Table
 from ....schemas.spec import ExperimentSpec
 from ...design.effect_report import conditional_text, effect_finding, effect_text, noted, nothing_text, summarise
 from ...design.effect_rows import EffectRow, EffectTable, effect_table
-from ...design.interventions import Design
 from ...design.report import followup, number, plural
 from ...design.specificity import NullEffects
+from ...stats.curve import winner_confirmed
 from ...stats.groups import sum_by
 from ...stats.paired import RATE_OF_INTEREST
 from ...stats.tails import benjamini_hochberg
+from ..weapons.confirm import CONFIRM_STREAM
+from .chosen import SHOWN_KINDS, ChosenParts
 from .contrasts import PartEffects, part_effects
 from .observed import LARGEST_Q, part_numbers
 from .tables import DEALS_STREAM, Kind, Kits, Parts, PartTable, separability
 
 Floats = NDArray[np.floating[Any]]
-SHOWN_KINDS: tuple[Kind, ...] = ("sub", "special")
 _BLOCK = 100
 
 
@@ -64,6 +65,8 @@ class Swapped:
         reasons: why not.
         observed: delta_from_global in the data.
         n_weapons: weapons swapped in.
+        n_dropped: parts that never leave the floor and are dropped for it.
+        left_out: by kind, what is said of the parts that are not among these.
     """
 
     kits: Kits
@@ -75,6 +78,8 @@ class Swapped:
     reasons: list[str | None]
     observed: Floats
     n_weapons: int
+    n_dropped: int
+    left_out: dict[Kind, list[str]]
 
     @property
     def acting(self) -> list[int]:
@@ -103,38 +108,43 @@ def swap_parts(
     ctx: Context,
     job: Job,
     *,
-    design: Design,
-    weapons: list[int],
+    pooled: Floats,
+    readout: Readout,
+    chosen: ChosenParts,
     observed: PartTable,
+    population: int,
     min_effect: float,
-) -> tuple[Swapped, Floats]:
-    """Run every weapon on the contexts and average over the kits of each sub and special.
+) -> Swapped:
+    """Average over the kits of each sub and special, on the contexts with every weapon swapped in.
 
-    Returns:
-        The effects, and the base contexts' pre-activations [m].
+    Args:
+        spec: the spec.
+        ctx: the context.
+        job: may cancel.
+        pooled: [k + 1, m, d] pooled vectors, base first.
+        readout: what the feature reads off them.
+        chosen: the parts that have an effect; not empty.
+        observed: what the data say of the parts.
+        population: examples the contexts were drawn from.
+        min_effect: smallest effect of interest.
     """
-    pooled = design.pooled(ctx, job)
-    readout = ctx.read(pooled, spec.feature_id)
-    activation, pre = readout.activation[1:], readout.pre[1:]
-    of_weapon = observed.kits.of_weapon[weapons]
-    held = observed.parts.member[:, of_weapon]
-    kept = np.flatnonzero(observed.parts.known & held.any(axis=1))
-    share = held[kept] / held[kept].sum(axis=1, keepdims=True)
+    activation, pre, kept = readout.activation[1:], readout.pre[1:], chosen.kept
+    share = chosen.held[kept] / chosen.held[kept].sum(axis=1, keepdims=True)
     table = effect_table(
         share @ activation,
         share @ pre,
         base=(activation.mean(axis=0), pre.mean(axis=0)),
-        population=design.contexts.population.size,
+        population=population,
         min_effect=min_effect,
         null=_null_of_parts(ctx, spec.feature_id, pooled[1:], share, min_effect=min_effect, job=job),
         seed=spec.dataset_slice.random_seed,
     )
     parts = observed.parts.take(kept)
-    over_kits = _over_kits(observed.kits, parts, of_weapon, activation, spec.dataset_slice.random_seed)
+    over_kits = _over_kits(observed.kits, parts, chosen.of_weapon, activation, spec.dataset_slice.random_seed)
     usable = ~np.isnan(over_kits.error)
     acts = np.array([status in {"present", "conditional"} for status in table.status])
     separable, reasons = separability(observed.kits, parts, over_kits, usable, acts)
-    swapped = Swapped(
+    return Swapped(
         kits=observed.kits,
         parts=parts,
         table=table,
@@ -143,9 +153,10 @@ def swap_parts(
         separable=separable,
         reasons=reasons,
         observed=observed.effects.delta[kept],
-        n_weapons=len(weapons),
+        n_weapons=len(chosen.of_weapon),
+        n_dropped=chosen.n_dropped,
+        left_out={kind: chosen.notes(kind) for kind in SHOWN_KINDS},
     )
-    return swapped, readout.pre[0]
 
 
 def _over_kits(kits: Kits, parts: Parts, of_weapon: NDArray[np.intp], activation: Floats, seed: int) -> PartEffects:
@@ -212,7 +223,7 @@ def part_effect_table(swapped: Swapped, kind: Kind, top_k: int) -> Table:
     }
     order = np.argsort(-swapped.table.effects.mean, kind="stable").tolist()
     order = [i for i in order if swapped.parts.kinds[i] == kind]
-    notes = [f"effects against each context's mean over {swapped.n_weapons} weapons"]
+    notes = [f"effects against each context's mean over {swapped.n_weapons} weapons", *swapped.left_out[kind]]
     if len(order) > top_k:
         notes.append(f"{top_k} of {plural(len(order), kind)}: the largest effects")
     rows = {name: [values[i] for i in order[:top_k]] for name, values in columns.items()}
@@ -230,14 +241,38 @@ def swapped_findings(
 ) -> Findings:
     """Headline, findings, numbers and followups of the swapped kits."""
     table, acting, leader = swapped.table, swapped.acting, swapped.leader
-    custom = part_numbers(observed, combos) | _numbers(swapped)
+    rng = np.random.default_rng([spec.dataset_slice.random_seed, CONFIRM_STREAM])
+    confirmed = winner_confirmed(table.differences, rng) if acting else None
+    custom = part_numbers(observed, combos) | _numbers(swapped) | {"winner_confirmed": confirmed}
     shown = acting[:5] or [leader]
     findings = [_finding(spec, swapped, i, scope) for i in shown]
+    gone = f"; {plural(swapped.n_dropped, 'part')} dropped: never off the ReLU floor" if swapped.n_dropped else ""
+    tail = f"{table.effects.n} contexts of {scope}; interventional{gone}."
     return Findings(
-        headline=_headline(spec, swapped, min_effect, f"{table.effects.n} contexts of {scope}; interventional."),
+        headline=_headline(spec, swapped, min_effect, tail),
         findings=findings,
         aggregates=summarise(table.effects.mean, table.effects.n, custom),
         followups=_followups(spec, swapped),
+    )
+
+
+def no_parts(
+    chosen: ChosenParts, observed: PartTable, combos: PartTable | None, *, n_contexts: int, scope: str
+) -> Findings:
+    """The answer where no sub or special of the kits swapped in is left to compare."""
+    custom: dict[str, Any] = part_numbers(observed, combos) | {
+        "method": "interventional",
+        "reason": chosen.reason,
+        "n_weapons": len(chosen.of_weapon),
+        "n_dropped_parts": chosen.n_dropped,
+    }
+    for kind in SHOWN_KINDS:
+        custom |= dict.fromkeys((f"top_{kind}", f"top_{kind}_mean", f"top_{kind}_delta", f"top_{kind}_separable"))
+        custom[f"top_{kind}_reason"] = "; ".join(chosen.notes(kind)) or f"no {kind} is known"
+    custom |= {"acting_parts": [], "carried_by": None, "specificity_p": None, "winner_confirmed": None}
+    return Findings(
+        headline=f"nothing can be said: {chosen.reason}; {n_contexts} contexts of {scope}; interventional.",
+        aggregates=Aggregates(n_samples=n_contexts, custom=custom | {"verdict": "nothing_specific"}),
     )
 
 
@@ -259,12 +294,19 @@ def _finding(spec: ExperimentSpec, swapped: Swapped, index: int, scope: str) -> 
 
 def _numbers(swapped: Swapped) -> dict[str, Any]:
     table, acting, leader = swapped.table, swapped.acting, swapped.leader
-    numbers: dict[str, Any] = {"method": "interventional", "n_weapons": swapped.n_weapons}
+    numbers: dict[str, Any] = {
+        "method": "interventional",
+        "n_weapons": swapped.n_weapons,
+        "n_dropped_parts": swapped.n_dropped,
+    }
     for kind in SHOWN_KINDS:
         among = [i for i, each in enumerate(swapped.parts.kinds) if each == kind]
         top = max(among, key=lambda i: float(table.effects.mean[i]), default=None)
         numbers |= {
             f"top_{kind}": None if top is None else swapped.parts.names[top],
+            f"top_{kind}_reason": None
+            if top is not None
+            else "; ".join(swapped.left_out[kind]) or f"no {kind} is known",
             f"top_{kind}_mean": None if top is None else float(table.columns["mean_activation"][top]),
             f"top_{kind}_delta": None if top is None else float(table.effects.mean[top]),
             f"top_{kind}_separable": None if top is None else swapped.separable[top],

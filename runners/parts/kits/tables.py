@@ -18,12 +18,15 @@ from ...design.observed import interval_status
 from ...design.report import number, plural
 from ...stats.groups import MIN_N, sum_by
 from ...stats.tails import benjamini_hochberg, sidak_level
+from ..weapons.gating import dropped_note
 from .contrasts import PartEffects, part_effects
 
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
 Kind = Literal["sub", "special", "combo"]
 DEALS_STREAM = 23
+ALONE = "all examples have it: nothing to compare it with"
+NOT_TOLD = "delta_adjusted is unknown: these examples do not tell the weapons from abilities"
 
 
 class PartStat(Row):
@@ -154,6 +157,7 @@ class PartTable:
         moments: columns over the examples: std, n_active, mean_when_active.
         eligible: parts of known kits with at least ``min_examples`` examples.
         usable: eligible ones of two kits and 20 examples with others beside them, so that verdicts are possible.
+        dropped: eligible parts left out because none of their examples activates the feature.
         level: level of each simultaneous interval.
         q_value: of the random deals.
         status: verdict on each part; None where not usable.
@@ -169,6 +173,7 @@ class PartTable:
     moments: dict[str, Floats]
     eligible: Bools
     usable: Bools
+    dropped: Bools
     level: float
     q_value: Floats
     status: list[Status | None]
@@ -180,6 +185,19 @@ class PartTable:
         order = np.argsort(-np.nan_to_num(self.effects.mean, nan=-np.inf), kind="stable").tolist()
         return [i for i in order if self.parts.kinds[i] == kind and self.eligible[i]]
 
+    def n_dropped(self, kind: Kind) -> int:
+        """Parts of a kind that were dropped."""
+        return sum(bool(self.dropped[i]) for i, each in enumerate(self.parts.kinds) if each == kind)
+
+    @property
+    def shown_reasons(self) -> list[str | None]:
+        """Why a number of each part is null or the part not separable, the adjusted delta included."""
+        untold = np.isnan(self.adjusted.delta) & ~np.isnan(self.effects.delta)
+        both = [
+            [*([why] if why else []), *([NOT_TOLD] if no else [])] for why, no in zip(self.reasons, untold, strict=True)
+        ]
+        return ["; ".join(each) or None for each in both]
+
 
 def part_table(
     ctx: Context,
@@ -190,6 +208,7 @@ def part_table(
     min_examples: int,
     min_effect: float,
     seed: int,
+    gated: bool = False,
 ) -> PartTable:
     """Statistics of every part of some kinds over a population.
 
@@ -201,6 +220,7 @@ def part_table(
         min_examples: parts with fewer are left out of rankings, kits with fewer are in the totals all the same.
         min_effect: smallest effect of interest.
         seed: of the random deals.
+        gated: leave out parts that never activate the feature.
     """
     kits = Kits.of(ctx.weapons.facts)
     parts = Parts.of(kits, kinds)
@@ -212,7 +232,9 @@ def part_table(
     rng = np.random.default_rng([seed, DEALS_STREAM])
     effects = part_effects(n, total, parts.member, kits.main, family=parts.family, rng=rng)
     adjusted = _adjusted(ctx, kits, parts, weapon, adjusted_by_weapon)
-    eligible = parts.known & (effects.n >= min_examples)
+    enough = parts.known & (effects.n >= min_examples)
+    dropped = enough & (parts.member @ active == 0) & gated
+    eligible = enough & ~dropped
     usable = eligible & (effects.n >= MIN_N) & ~np.isnan(effects.error)
     level = sidak_level(0.95, int(usable.sum()))
     separable, reasons = separability(kits, parts, effects, usable, np.abs(effects.delta) > min_effect)
@@ -225,6 +247,7 @@ def part_table(
         moments=_moments(parts.member, effects, squares, active, total),
         eligible=eligible,
         usable=usable,
+        dropped=dropped,
         level=level,
         q_value=benjamini_hochberg(np.where(usable, effects.p_value, np.nan)),
         status=_status(effects, usable, level, min_effect),
@@ -278,6 +301,8 @@ def separability(
         reason = None
         if parts.names[i] == UNKNOWN_CLASS:
             reason = "kits outside the project's table: sub and special unknown"
+        elif effects.n[i] > 0 and np.isnan(effects.delta[i]):
+            reason = ALONE
         elif effects.kits[i] == 1:
             reason = "one weapon only: not separable from it"
         elif not usable[i]:
@@ -285,7 +310,8 @@ def separability(
         elif notable[i]:
             reason = _entangled(kits, effects, i, max(sign * within_low[i], sign * within_high[i]))
         shown = usable[i] and notable[i]
-        separable.append(reason is None if shown else (False if effects.kits[i] == 1 else None))
+        alone = effects.kits[i] == 1 and reason != ALONE
+        separable.append(reason is None if shown else (False if alone else None))
         reasons.append(reason)
     return separable, reasons
 
@@ -345,13 +371,16 @@ def part_stats(table: PartTable, kind: Kind, top_k: int) -> Table:
         "strongest_weapon": strongest,
         "delta_without_strongest": effects.delta_without,
         "separable": table.separable,
-        "reason": table.reasons,
+        "reason": table.shown_reasons,
     }
-    there = [i for i in range(len(usable)) if table.parts.kinds[i] == kind and effects.n[i] > 0]
+    held = (effects.n > 0) & ~table.dropped
+    there = [i for i in range(len(usable)) if table.parts.kinds[i] == kind and held[i]]
     ranked = table.ranked(kind)
     order = [*ranked, *(i for i in there if i not in ranked)]
     notes = ["errors are over kits, not examples: a part belongs to the kit"]
     if len(order) > top_k:
         notes.append(f"{top_k} of {plural(len(order), kind)}: the highest means")
+    if n_dropped := table.n_dropped(kind):
+        notes.append(dropped_note(n_dropped, kind, "never active"))
     rows = {name: [values[i] for i in order[:top_k]] for name, values in columns.items()}
     return Table.from_columns(f"{kind}_stats", PartStat, rows, notes)

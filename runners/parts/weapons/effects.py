@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,17 @@ from pydantic import Field
 
 from ....context.context import Context
 from ....schemas.errors import EmptySliceError
-from ....schemas.result import ConstraintViolation, Table
+from ....schemas.result import Aggregates, Findings, Table
 from ....schemas.spec import ExperimentSpec
 from ...design.effect_report import leading
 from ...design.effect_rows import EffectRow, EffectTable
 from ...design.interventions import Design, admissible, data_population, draw
+from ...design.report import plural
+from .gating import GATING, dropped_note
 
 Floats = NDArray[np.floating[Any]]
-GATING = "no_weapon_gating_if_relu_floor"
+FLOOR = "h <= 0 in every context, base included"
+ONE_WEAPON = "fewer than two weapons"
 
 
 class WeaponEffect(EffectRow):
@@ -66,67 +70,102 @@ def swap_design(
     return design, [weapons[i] for i in design.kept]
 
 
-def floor_bound(pre: Floats, names: list[str], *, listed: bool) -> tuple[ConstraintViolation | None, set[int]]:
-    """Weapons under which every context, base included, has h <= 0.
+@dataclass(frozen=True)
+class SwappedWeapons:
+    """Effects of the weapons swapped in that are not dropped.
 
-    Args:
-        pre: [k + 1, m] pre-activations, base first.
-        names: names of the k weapons.
-        listed: whether the spec lists the constraint, so that such rows are dropped and not only counted.
-
-    Returns:
-        The violation (None without any), and the weapons to drop.
+    Attributes:
+        effects: of the k weapons, against each context's mean over all that were swapped in.
+        weapons: their token ids.
+        names: their names.
+        n_swapped: weapons swapped in.
     """
-    silent = [i for i in range(len(names)) if (pre[i + 1] <= 0).all() and (pre[0] <= 0).all()]
-    if not silent:
-        return None, set()
-    example = f"{names[silent[0]]}: h <= 0 in every context, base included ({len(silent)} weapons)"
-    violation = ConstraintViolation(id=GATING, hard=listed, contexts=pre.shape[1], example=example)
-    return violation, set(silent) if listed else set()
+
+    effects: EffectTable
+    weapons: list[int]
+    names: list[str]
+    n_swapped: int
+
+    @property
+    def n_dropped(self) -> int:
+        """Weapons swapped in that never leave the floor and are dropped for it."""
+        return self.n_swapped - len(self.weapons)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the effects are taken against, and what is left out."""
+        against = f"effects against each context's mean over {plural(self.n_swapped, 'weapon')}"
+        return [against, *([dropped_note(self.n_dropped, "weapon", FLOOR)] if self.n_dropped else [])]
 
 
-def weapon_effects(ctx: Context, effects: EffectTable, weapons: list[int], shown: list[int], observed: Floats) -> Table:
-    """The table ``weapon_effects``.
+def weapon_effects(ctx: Context, swapped: SwappedWeapons, top_k: int, observed: Floats | None, reason: str) -> Table:
+    """The table ``weapon_effects``: the largest effects first.
 
     Args:
         ctx: the context.
-        effects: effects of the k weapons.
-        weapons: their token ids.
-        shown: which of them to show, in order.
-        observed: delta_from_global of every weapon of the vocabulary in the data.
+        swapped: the weapons.
+        top_k: rows shown.
+        observed: delta_from_global of every weapon of the vocabulary in the data; None where unknown.
+        reason: why it is unknown.
     """
+    weapons = swapped.weapons
     kits = [ctx.weapons.facts[weapon] for weapon in weapons]
-    columns: dict[str, Any] = dict(effects.columns) | {
+    columns: dict[str, Any] = dict(swapped.effects.columns) | {
         "weapon_id": [kit.weapon_id for kit in kits],
         "weapon_name": [kit.name for kit in kits],
         "weapon_class": [kit.weapon_class for kit in kits],
         "sub": [kit.sub for kit in kits],
         "special": [kit.special for kit in kits],
-        "observational_delta": observed[weapons],
+        "observational_delta": [None] * len(weapons) if observed is None else observed[weapons],
     }
+    shown = np.argsort(-swapped.effects.effects.mean, kind="stable")[:top_k].tolist()
     rows = {name: [values[i] for i in shown] for name, values in columns.items()}
-    notes = [f"effects against each context's mean over {len(weapons)} weapons"]
+    notes = list(swapped.notes)
     if len(shown) < len(weapons):
         notes.append(f"{len(shown)} of {len(weapons)} weapons: the largest effects")
+    if observed is None:
+        notes.append(f"observational_delta is null: {reason}")
     return Table.from_columns("weapon_effects", WeaponEffect, rows, notes)
 
 
-def swap_numbers(
-    effects: EffectTable, names: list[str], activation: Floats, *, confirmed: bool | None
-) -> dict[str, Any]:
-    """Numbers of the swapped weapons, for ``custom``; activation is [k + 1, m], base first."""
+def swap_numbers(swapped: SwappedWeapons, *, confirmed: bool | None) -> dict[str, Any]:
+    """Numbers of the swapped weapons, for ``custom``."""
+    effects, names = swapped.effects, swapped.names
     mean, acting = effects.effects.mean, effects.acting()
     top, bottom = int(np.argmax(mean)), int(np.argmin(mean))
+    several = len(names) > 1
     return {
         "method": "interventional",
         "top_weapon": names[top],
-        "top_weapon_mean": float(activation[top + 1].mean()),
+        "top_weapon_mean": float(effects.columns["mean_activation"][top]),
         "top_weapon_delta": float(mean[top]),
-        "bottom_weapon": names[bottom],
-        "weapon_range": float(mean[top] - mean[bottom]),
+        "bottom_weapon": names[bottom] if several else None,
+        "weapon_range": float(mean[top] - mean[bottom]) if several else None,
+        "weapon_range_reason": None if several else ONE_WEAPON,
         "n_weapons": len(names),
+        "n_dropped_weapons": swapped.n_dropped,
         "acting_weapons": [names[i] for i in leading(effects)] if acting else [],
         "winner_confirmed": confirmed,
         "specificity_p": float(effects.specificity[leading(effects)[0]]),
         "verdict": effects.status[leading(effects)[0]] if acting else "nothing_specific",
     }
+
+
+def all_dropped(n_swapped: int, n_contexts: int, scope: str) -> Findings:
+    """The answer where every weapon swapped in was dropped."""
+    reason = f"each of the {plural(n_swapped, 'weapon')} swapped in was dropped: {FLOOR} ({GATING})"
+    names = ("top_weapon", "top_weapon_mean", "top_weapon_delta", "bottom_weapon", "weapon_range", "winner_confirmed")
+    custom: dict[str, Any] = {
+        "method": "interventional",
+        **dict.fromkeys((*names, "specificity_p")),
+        "reason": reason,
+        "weapon_range_reason": ONE_WEAPON,
+        "n_weapons": 0,
+        "n_dropped_weapons": n_swapped,
+        "acting_weapons": [],
+        "verdict": "nothing_specific",
+    }
+    return Findings(
+        headline=f"nothing can be said: {reason}; {n_contexts} contexts of {scope}; interventional.",
+        aggregates=Aggregates(n_samples=n_contexts, custom=custom),
+    )

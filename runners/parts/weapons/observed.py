@@ -17,9 +17,12 @@ from ...design.effect_report import summarise
 from ...design.report import CORRELATIONAL, followup, interval, number, plural
 from ...design.specificity import SPECIFIC
 from ..weapon_groups.null import weapon_sums
+from .confirm import CONFIRM_STREAM, top_confirmed
 from .dominance import Dominance, Shared, dominance, kit_numbers, shared_part
-from .stats import WeaponTable
+from .effects import ONE_WEAPON
+from .stats import NOT_TOLD, WeaponTable, group_reason
 
+UNUSABLE = "no weapon has 20 examples in 10 builds beside others"
 NO_DIRECTIONS = "the examples' pooled vectors are unknown: no random directions to compare with"
 
 
@@ -61,10 +64,10 @@ class Reading:
         return [i for i in self.certain if self.specific and self.table.deltas.delta[i] > 0]
 
     @property
-    def leader(self) -> int:
-        """The weapon furthest from the mean among the certain, else among those with an error, else among all."""
-        among = self.certain or [i for i in self.ranked if self.table.usable[i]] or self.ranked
-        return max(among, key=lambda i: abs(float(self.table.deltas.delta[i])))
+    def leader(self) -> int | None:
+        """The weapon furthest from the mean among the certain, else among the usable; None where none is usable."""
+        among = self.certain or [i for i in self.ranked if self.table.usable[i]]
+        return max(among, key=lambda i: abs(float(self.table.deltas.delta[i])), default=None)
 
 
 def observed_specificity(
@@ -83,7 +86,6 @@ def observed_findings(
     table: WeaponTable,
     ranked: list[int],
     population: Population,
-    scope: str,
     min_effect: float,
 ) -> Findings:
     """Headline, findings, numbers and followups of the examples by weapon.
@@ -95,36 +97,77 @@ def observed_findings(
         table: statistics of every weapon.
         ranked: weapons that count, by falling mean; not empty.
         population: the examples, those that meet the condition alone.
-        scope: these examples in words.
         min_effect: smallest effect of interest.
     """
     seed = spec.dataset_slice.random_seed
     p = observed_specificity(ctx, spec.feature_id, population, table, seed)
-    reading = Reading(table, ranked, scope, len(population), p)
+    reading = Reading(table, ranked, population.description, len(population), p)
     leader = dominance(table)
     leader = replace(leader, detected=leader.detected and reading.specific)
     shared = shared_part(ctx, reading.acting, ranked)
     _warn(ctx, job, reading, leader)
     custom = {
         **_numbers(ctx, reading),
+        **_confirmation(ctx, reading, population, seed),
         **kit_numbers(leader, shared),
         "top_class": job.tables["class_stats"].rows[0]["weapon_class"],
     }
+    known = table.deltas.delta[ranked]
+    known = known[~np.isnan(known)]
+    shown = reading.acting[:5] or ([] if reading.leader is None else [reading.leader])
     return Findings(
         headline=_headline(spec, ctx, reading, min_effect),
-        findings=[_finding(spec, ctx, reading, i) for i in (reading.acting[:5] or [reading.leader])],
-        aggregates=summarise(table.deltas.delta[ranked], reading.n, custom),
+        findings=[_finding(spec, ctx, reading, i) for i in shown],
+        aggregates=summarise(known, reading.n, custom)
+        if len(known)
+        else Aggregates(n_samples=reading.n, custom=custom),
         followups=_followups(spec, ctx, reading, leader, shared),
     )
 
 
-def no_weapon(min_examples: int, n: int, scope: str) -> Findings:
-    """The answer where no weapon has enough examples."""
-    reason = f"no weapon has {min_examples} examples"
-    custom = {"method": "observational", "reason": reason, "dominant_weapon_detected": False}
+def _confirmation(ctx: Context, reading: Reading, population: Population, seed: int) -> dict[str, Any]:
+    """Whether the top weapon is confirmed on the builds that did not choose it, for ``custom``."""
+    if not (reading.certain and reading.specific):
+        return {"winner_confirmed": None, "winner_confirmed_reason": "no weapon stands out"}
+    weapon = np.asarray(ctx.data.weapon[population.rows], dtype=np.intp)
+    clusters = ctx.data.clusters[population.rows]
+    candidates = np.zeros(len(ctx.weapons), dtype=np.bool_)
+    candidates[[i for i in reading.ranked if reading.table.usable[i]]] = True
+    rng = np.random.default_rng([seed, CONFIRM_STREAM])
+    confirmed, reason = top_confirmed(population.activation, weapon, clusters, candidates, rng)
+    return {"winner_confirmed": confirmed, "winner_confirmed_reason": reason}
+
+
+_UNKNOWN = (
+    "top_weapon", "top_weapon_id", "top_weapon_mean", "top_weapon_delta", "top_weapon_delta_adjusted", "top_class",
+    "bottom_weapon", "weapon_range", "specificity_p", "winner_confirmed", "dominant_weapon_ratio",
+    "dominance_margin_low", "shared_part", "shared_part_p", "recommended_followup",
+)  # fmt: skip
+
+
+def no_numbers(reason: str) -> dict[str, Any]:
+    """The numbers of a sweep in which no weapon is ranked, for ``custom``: null, with the reason."""
+    return {
+        "method": "observational",
+        "reason": reason,
+        **dict.fromkeys(_UNKNOWN),
+        "n_weapons": 0,
+        "n_unknown_weapons": 0,
+        "specificity_reason": reason,
+        "winner_confirmed_reason": reason,
+        "dominant_weapon_detected": False,
+        "verdict": "nothing_specific",
+    }
+
+
+def no_weapon(job: Job, reason: str, n: int, scope: str) -> Findings:
+    """The answer where no weapon is ranked."""
+    job.warn(CORRELATIONAL)
+    classes = job.tables["class_stats"].rows
+    custom = no_numbers(reason) | {"top_class": classes[0]["weapon_class"] if classes else None}
     return Findings(
         headline=f"nothing can be said: {reason}; {_tail(n, scope)}",
-        aggregates=Aggregates(n_samples=n, custom=custom | {"verdict": "nothing_specific"}),
+        aggregates=Aggregates(n_samples=n, custom=custom),
     )
 
 
@@ -144,16 +187,22 @@ def _warn(ctx: Context, job: Job, reading: Reading, leader: Dominance) -> None:
 
 def _numbers(ctx: Context, reading: Reading) -> dict[str, Any]:
     facts, table, ranked = ctx.weapons.facts, reading.table, reading.ranked
-    means, top = table.means.mean, ranked[0]
+    means, top, several = table.means.mean, ranked[0], len(ranked) > 1
+    alone = bool(np.isnan(table.deltas.delta[top]))
+    told = not np.isnan(table.adjusted.coefficient[top])
+    why = group_reason(table.means, top) if alone else None
     return {
         "method": "observational",
         "top_weapon": facts[top].name,
         "top_weapon_id": facts[top].weapon_id,
         "top_weapon_mean": float(means[top]),
         "top_weapon_delta": float(table.deltas.delta[top]),
+        "top_weapon_delta_reason": why,
         "top_weapon_delta_adjusted": float(table.adjusted.coefficient[top]),
-        "bottom_weapon": facts[ranked[-1]].name,
-        "weapon_range": float(means[top] - means[ranked[-1]]),
+        "top_weapon_delta_adjusted_reason": None if told else why or NOT_TOLD,
+        "bottom_weapon": facts[ranked[-1]].name if several else None,
+        "weapon_range": float(means[top] - means[ranked[-1]]) if several else None,
+        "weapon_range_reason": None if several else ONE_WEAPON,
         "n_weapons": len(ranked),
         "n_unknown_weapons": sum(not facts[i].known for i in ranked),
         "specificity_p": reading.specificity,
@@ -171,13 +220,16 @@ def specificity_reason(p: float | None, usable: NDArray[np.bool_]) -> str | None
 
 def _headline(spec: ExperimentSpec, ctx: Context, reading: Reading, min_effect: float) -> str:
     table, top, certain = reading.table, reading.leader, reading.certain
+    tail = _tail(reading.n, reading.scope)
+    if top is None:
+        return f"nothing can be said: {UNUSABLE}; {tail}"
     name, feature = ctx.weapons.facts[top].name, f"feature {spec.feature_id}"
-    effect, tail = number(float(table.deltas.delta[top])), _tail(reading.n, reading.scope)
+    low, high = table.simultaneous()
+    effect = f"{number(float(table.deltas.delta[top]))} {interval(float(low[top]), float(high[top]))}"
     if not certain:
         nothing = f"nothing above {min_effect:.2f} found: no weapon stands out on {feature}"
         return f"{nothing}, {name} most ({effect}); {tail}"
-    low, high = table.simultaneous()
-    against = f"{effect} {interval(float(low[top]), float(high[top]))} against the mean"
+    against = f"{effect} against the mean"
     if not reading.specific:
         return (
             f"nothing specific found: {name} differs most on {feature}, {against}, no more than weapons do on random "

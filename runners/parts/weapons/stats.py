@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,11 @@ from ...design.observed import interval_status
 from ...stats.groups import MIN_CLUSTERS, MIN_N, GroupDeltas, GroupMeans, deltas_from_global, group_means
 from ...stats.regression import ClusteredFit, DummyDesign, adjusted_group_effects
 from ...stats.tails import benjamini_hochberg, sidak_level, t_quantile, t_two_sided
+from .gating import dropped_note
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.intp]
+NOT_TOLD = "delta_adjusted is unknown: these examples do not tell the weapon from abilities"
 
 
 class GroupRow(Row):
@@ -104,6 +106,11 @@ def delta_intervals(deltas: GroupDeltas, level: float) -> tuple[Floats, Floats]:
     return deltas.delta - half, deltas.delta + half
 
 
+def without_alone(deltas: GroupDeltas, means: GroupMeans) -> GroupDeltas:
+    """The same with an unknown delta where all examples are in one group: there is nothing to compare it with."""
+    return replace(deltas, delta=np.where(means.n < means.n.sum(), deltas.delta, np.nan))
+
+
 def comparable(means: GroupMeans) -> NDArray[np.bool_]:
     """Groups of 10 clusters beside which there are other examples."""
     return (means.n_clusters >= MIN_CLUSTERS) & (means.n < means.n.sum())
@@ -147,7 +154,9 @@ def weapon_table(
         job.warn("builds are unknown: errors are clustered by distinct (weapon, set), which may be too narrow")
     means = group_means(value, weapon, len(ctx.weapons), clusters)
     deltas = deltas_from_global(value, weapon, len(ctx.weapons), clusters).guarded(means.support)
+    deltas = without_alone(deltas, means)
     adjusted = adjusted_group_effects(value, dummy_design(ctx, data_rows, weapon), clusters).guarded(means.support)
+    adjusted = replace(adjusted, coefficient=np.where(np.isnan(deltas.delta), np.nan, adjusted.coefficient))
     eligible = means.n >= min_examples
     usable = eligible & (means.n >= MIN_N) & comparable(means)
     level = sidak_level(0.95, int(usable.sum()))
@@ -190,12 +199,20 @@ def group_columns(means: GroupMeans, deltas: GroupDeltas, status: list[Status | 
     }
 
 
-def weapon_stats(ctx: Context, table: WeaponTable, shown: list[int]) -> Table:
-    """The table ``weapon_stats``: the weapons shown, by falling mean."""
+def weapon_stats(ctx: Context, table: WeaponTable, shown: list[int], n_dropped: int = 0) -> Table:
+    """The table ``weapon_stats``: the weapons shown, by falling mean.
+
+    Args:
+        ctx: the context.
+        table: statistics of every weapon.
+        shown: token ids of the weapons shown.
+        n_dropped: eligible weapons that were dropped because they never activate the feature.
+    """
     columns = group_columns(table.means, table.deltas, table.status, table.level)
     enough = comparable(table.means)
     low, high = (np.where(enough, bound, np.nan) for bound in table.adjusted.interval())
-    facts = ctx.weapons.facts
+    facts, untold = ctx.weapons.facts, np.isnan(table.adjusted.coefficient)
+    columns["reason"] = [NOT_TOLD if untold[i] and why is None else why for i, why in enumerate(columns["reason"])]
     columns |= {
         "weapon_id": [kit.weapon_id for kit in facts],
         "weapon_name": [kit.name for kit in facts],
@@ -208,8 +225,11 @@ def weapon_stats(ctx: Context, table: WeaponTable, shown: list[int]) -> Table:
     }
     rows = {name: [values[i] for i in shown] for name, values in columns.items()}
     notes = ["delta_adjusted is an additive adjustment; interactions remain confounded"]
-    if len(shown) < int(table.eligible.sum()):
-        notes.append(f"{len(shown)} of {int(table.eligible.sum())} weapons: the highest means")
+    n_ranked = int(table.eligible.sum()) - n_dropped
+    if len(shown) < n_ranked:
+        notes.append(f"{len(shown)} of {n_ranked} weapons: the highest means")
+    if n_dropped:
+        notes.append(dropped_note(n_dropped, "weapon", "never active"))
     return Table.from_columns("weapon_stats", WeaponStat, rows, notes)
 
 
@@ -222,6 +242,7 @@ def class_stats(ctx: Context, population: Population, rows: Ints, min_effect: fl
     clusters, value = examples.clusters[data_rows], population.activation[rows]
     means = group_means(value, class_of[weapon], len(names), clusters)
     deltas = deltas_from_global(value, class_of[weapon], len(names), clusters).guarded(means.support)
+    deltas = without_alone(deltas, means)
     usable = (means.n >= MIN_N) & comparable(means)
     level = sidak_level(0.95, int(usable.sum()))
     columns = group_columns(means, deltas, verdicts(deltas, usable, level, min_effect), level)

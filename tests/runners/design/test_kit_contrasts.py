@@ -147,6 +147,24 @@ def test_a_part_of_one_kit_has_no_error_and_no_p_and_a_kit_without_examples_take
     assert alone.mean.tolist() == [0.25, 0.0]
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_without_any_example_everything_is_unknown():
+    nothing = effects_of([0, 0, 0], [0, 0, 0], [[1, 0, 0], [0, 1, 1]], deals=0)
+    assert nothing.n.tolist() == nothing.kits.tolist() == [0, 0]
+    for value in (nothing.mean, nothing.delta, nothing.error, nothing.p_value, nothing.within, *nothing.interval()):
+        assert np.isnan(value).all()
+    assert nothing.strongest.tolist() == [-1, -1]
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_part_that_every_kit_has_is_compared_with_nothing():
+    found = effects_of([4, 5, 6], [1, 2, 0], [[1, 1, 1], [0, 1, 1]], main=[0, 1, 2])
+    assert np.isnan([found.delta[0], found.error[0], found.p_value[0], found.delta_without[0]]).all()
+    assert found.strongest[0] == -1
+    assert found.mean[0] == pytest.approx(3 / 15)
+    assert found.delta[1] == pytest.approx(2 / 11 - 3 / 15)
+
+
 def test_kits_whose_means_are_heavy_tailed_seldom_make_a_part_that_seems_certain():
     """Parts dealt at random to weapons of which few are active: nothing is true of any part."""
     rng = np.random.default_rng(8)

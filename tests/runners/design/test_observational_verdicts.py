@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mechinterp_runner.context.population import Population
 from mechinterp_runner.runners.design.observed import observed_curve, rung_stats
+from mechinterp_runner.runners.parts.weapons.confirm import top_confirmed
 from mechinterp_runner.runners.parts.weapons.dominance import dominance, shared_part
 from mechinterp_runner.runners.parts.weapons.stats import WeaponTable, class_stats, weapon_stats, weapon_table
 from mechinterp_runner.runners.stats.groups import GroupDeltas, GroupMeans
@@ -123,7 +124,7 @@ def test_a_slice_of_one_weapon_has_nothing_to_compare_it_with_and_says_so():
     population = whole(rng.random(300))
     table = weapon_table(ctx, population, np.arange(300), min_examples=10, min_effect=0.1, job=Job())
     for rows in (weapon_stats(ctx, table, [4]).rows, class_stats(ctx, population, np.arange(300), 0.1).rows):
-        assert rows[0]["delta_from_global"] == pytest.approx(0.0, abs=1e-9)
+        assert rows[0]["delta_from_global"] is rows[0].get("delta_adjusted") is None
         assert rows[0]["ci_low"] is rows[0]["sim_high"] is rows[0]["q_value"] is rows[0]["status"] is None
         assert "nothing to compare" in rows[0]["reason"]
 
@@ -159,6 +160,36 @@ def test_dominance_needs_the_lower_bound_of_first_minus_twice_the_second_where_t
     bounds = [delta[0] - 1.965 * error[0], delta[0] - 2 * delta[1] - 1.965 * np.hypot(error[0], 2 * error[1])]
     assert found.margin_low == pytest.approx(min(bounds), abs=0.01)
     assert (found.ratio is None) is (delta[1] <= 0)
+
+
+def halves(effect: float, seed: int, builds: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two examples a build, eight weapons; the third one is higher by the effect."""
+    rng = np.random.default_rng(seed)
+    cluster = np.repeat(np.arange(builds), 2)
+    weapon = rng.integers(0, 8, builds)[cluster]
+    return rng.normal(size=builds)[cluster] + effect * (weapon == 2), weapon, cluster
+
+
+def test_a_weapon_that_differs_is_confirmed_on_the_builds_that_did_not_choose_it():
+    rng = np.random.default_rng(0)
+    assert top_confirmed(*halves(3.0, 1, builds=400), np.ones(8, bool), rng) == (True, None)
+    assert top_confirmed(*halves(-3.0, 1, builds=400), np.ones(8, bool), rng) == (True, None)
+
+
+def test_weapons_that_differ_by_chance_are_confirmed_no_more_often_than_the_interval_errs_on_one_side():
+    rng = np.random.default_rng(1)
+    confirmed = [top_confirmed(*halves(0.0, seed, 400), np.ones(8, bool), rng)[0] for seed in range(200)]
+    assert sum(map(bool, confirmed)) <= 12
+
+
+def test_fewer_than_40_builds_confirm_nothing_and_a_weapon_of_few_builds_has_no_interval():
+    rng = np.random.default_rng(2)
+    confirmed, reason = top_confirmed(*halves(3.0, 1, builds=39), np.ones(8, bool), rng)
+    assert confirmed is None
+    assert "fewer than 40 builds" in reason
+    confirmed, reason = top_confirmed(*halves(3.0, 1, builds=48), np.ones(8, bool), rng)
+    assert confirmed is None
+    assert "fewer than 10 builds in the other half" in reason
 
 
 def test_kits_drawn_at_random_seldom_seem_to_share_a_part():
