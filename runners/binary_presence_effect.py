@@ -16,16 +16,14 @@ from ..schemas.catalogue import Plan, experiment
 from ..schemas.errors import RequestError
 from ..schemas.facts import MAX_AP
 from ..schemas.job import Job
-from ..schemas.result import Findings, Method, Row
+from ..schemas.result import Diagnostics, Findings, Method, Row
 from ..schemas.spec import ExperimentSpec, Variables
 from .design.effect_report import summarise
 from .design.high import HighPercentile, HighSplit, read_percentile, split_high
 from .design.interventions import data_population
 from .design.report import (
-    diagnostics,
     empty_tables,
     interval,
-    intervention_diagnostics,
     no_intervention,
     number,
     quiet_findings,
@@ -35,7 +33,7 @@ from .design.report import (
 from .design.unit_columns import UnitColumns
 from .design.unit_effects import UnitEffects, unit_design, unit_effects
 from .design.units import Unit
-from .parts.influence.association import Association, associate, population_columns
+from .parts.influence.association import NOT_READ, NOT_RUN, Association, associate, population_columns
 from .parts.influence.binary_conditional import (
     Conditional,
     ConditionalEffect,
@@ -48,10 +46,13 @@ from .parts.influence.binary_conditional import (
 )
 from .parts.influence.binary_tables import BinaryEffect, Combination, ability_combinations, binary_effects
 from .parts.influence.report import (
+    causal_diagnostics,
     causal_findings,
     causal_followups,
     causal_headline,
     causal_numbers,
+    causal_sign,
+    listing,
     observed_answer,
 )
 
@@ -60,8 +61,6 @@ TABLES: dict[str, type[Row]] = {
     "conditional_effects": ConditionalEffect,
     "combinations": Combination,
 }
-NOT_READ = "method 'interventional': the columns of the data are null"
-NOT_RUN = "method 'observational': the causal columns are null"
 
 
 class BinaryPresenceVariables(Variables):
@@ -74,7 +73,7 @@ class BinaryPresenceVariables(Variables):
         default=None, description="Stackable family at each level of which the abilities are tested again."
     )
     primary_rungs: tuple[Annotated[int, Field(ge=0, le=MAX_AP)], ...] | None = Field(
-        default=None, description="AP levels of the primary family; default: absent and every rung."
+        default=None, min_length=1, description="AP levels of the primary family; default: absent and every rung."
     )
     min_samples: int = Field(default=20, ge=1, description="Fewer examples on a side make a row sparse.")
     high_percentile: HighPercentile = 90.0
@@ -167,9 +166,11 @@ def plan(spec: BinaryPresenceSpec, ctx: Context) -> Plan:
     design, _ = unit_design(spec, ctx, units)
     found = design.plan(ctx, "each ability written in, against the builds without it")
     if levels is not None:
-        every = concatenate([design.all_sets(), conditional_design(spec, ctx, levels, units).design.all_sets()])
-        missing = len(ctx.oracle.missing(every))
+        at_levels = conditional_design(spec, ctx, levels, units)
+        notes = (*at_levels.warnings, *notes)
         conditions = f"{found.conditions}; again at each level of {levels.family}"
+        every = concatenate([design.all_sets(), *([at_levels.design.all_sets()] if at_levels.cells else [])])
+        missing = len(ctx.oracle.missing(every))
         found = replace(found, conditions=conditions, forward_passes=missing, saved_passes=len(every) - missing)
     return replace(found, notes=(*found.notes, *notes))
 
@@ -274,7 +275,7 @@ def _conditional(
     causal = None
     if spec.variables.method != "observational":
         design = conditional_design(spec, ctx, levels, units)
-        causal = (design, conditional_effects(spec, ctx, design, min_effect=min_effect, job=job))
+        causal = conditional_effects(spec, ctx, design, min_effect=min_effect, job=job)
     job.partial(
         conditional_table(
             ctx,
@@ -306,6 +307,31 @@ def _by_level(name: str, family: str, contrast: LevelContrast) -> str:
     return f"{name} does {number(contrast.delta)} {bounds} {most} and {number(contrast.least_delta)} {least}"
 
 
+def _with_levels(plain: Diagnostics, at_levels: Conditional | None, job: Job) -> Diagnostics:
+    """Diagnostics with what the builds at the levels of the primary family broke.
+
+    Those builds are others than the builds of the abilities alone, so their violations are counted by themselves.
+    """
+    if at_levels is None:
+        return plain
+    for warning in at_levels.found.warnings:
+        job.warn(warning)
+    plain.constraint_violations += [
+        violation.model_copy(update={"example": f"conditional_effects: {violation.example}"})
+        for violation in at_levels.found.design.violations
+    ]
+    return plain
+
+
+def _data_alone(seen: Association | None, effects: UnitEffects, names: Sequence[str]) -> dict[str, list[str]]:
+    """Abilities that go with the feature in the data: those that do nothing in the network, and the undecided."""
+    found = [] if seen is None else sorted(i for i in seen.acting() if i < len(names))
+    return {
+        "associated_only": [names[i] for i in found if causal_sign(effects, i) == 0],
+        "not_settled": [names[i] for i in found if causal_sign(effects, i) is None],
+    }
+
+
 def _causal(
     spec: BinaryPresenceSpec,
     ctx: Context,
@@ -319,25 +345,25 @@ def _causal(
     min_effect: float,
 ) -> Findings:
     names = [with_short(unit.family) for unit in effects.units]
-    numbers = causal_numbers(effects, names)
+    numbers = causal_numbers(effects, names, spec.dataset_slice.random_seed)
     leader = names.index(numbers["top_causal"])
     observed = spec.variables.method != "interventional"
     top = _observed_top(seen, leader) if observed else {"top_ability": effects.units[leader].family, "top_delta": None}
-    false = [name for i, name in enumerate(names) if observed and i in seen.acting() and name not in numbers["acting"]]
-    contrast = level_contrast(*at_levels, leader, min_effect) if at_levels and numbers["acting"] else None
-    more = [f"associated with it in the data only: {', '.join(false)}"] if false else []
+    alone = _data_alone(seen if observed else None, effects, names)
+    contrast = level_contrast(at_levels, leader, min_effect) if at_levels and numbers["acting"] else None
+    more = [f"associated with it in the data only: {listing(only)}" for only in [alone["associated_only"]] if only]
     if contrast is not None:
         more.insert(0, _by_level(effects.units[leader].family, spec.variables.primary_family or "", contrast))
-    plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job)
     custom = {
         "method": spec.variables.method,
         **top,
         **numbers,
-        "associated_only": false,
+        **alone,
         "strongest_rung": None if contrast is None else contrast.most,
         "strongest_rung_delta": None if contrast is None else contrast.delta,
         **split.numbers(),
     }
+    plain = causal_diagnostics(spec, ctx, population, effects, job, min_effect=min_effect, observed=observed)
     return Findings(
         headline=causal_headline(
             effects,
@@ -353,6 +379,6 @@ def _causal(
         ),
         aggregates=summarise(effects.table.effects.mean, effects.table.effects.n, custom),
         tables=list(job.tables.values()),
-        diagnostics=intervention_diagnostics(effects.design, effects.base_pre, plain, job),
+        diagnostics=_with_levels(plain, at_levels, job),
         followups=causal_followups(spec, ctx, effects),
     )

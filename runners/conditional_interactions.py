@@ -20,7 +20,7 @@ from .design.effect_rows import EffectTable, effect_table
 from .design.interventions import Contexts, Design, data_population, draw
 from .design.report import diagnostics, intervention_diagnostics, plural, quiet_findings, smallest_effect
 from .design.specificity import null_effects
-from .design.units import Unit
+from .design.units import Unit, resolution_warnings, rivals_note
 from .parts.interactions.candidates import (
     CandidateVariables,
     Pair,
@@ -33,7 +33,16 @@ from .parts.interactions.candidates import (
     screening,
     writing,
 )
-from .parts.interactions.contrasts import PAIR, TRIPLE, Factorial, admissible_pairs, contrasts, run_factorial
+from .parts.interactions.contrasts import (
+    PAIR,
+    TRIPLE,
+    Factorial,
+    admissible_pairs,
+    contrasts,
+    enough_contexts,
+    run_factorial,
+    unconfirmed_reason,
+)
 from .parts.interactions.grid import Grid, Meter, count_passes
 from .parts.interactions.modulated import (
     TABLES,
@@ -45,7 +54,7 @@ from .parts.interactions.modulated import (
     read_modulator,
 )
 from .parts.interactions.modulated_report import ModulatedReport
-from .parts.interactions.rows import picked, ranked
+from .parts.interactions.rows import picked, ranked, units_of
 from .stats.curve import winner_confirmed
 
 CONFIRM_STREAM, WEAPON_STREAM = 14, 15
@@ -104,9 +113,15 @@ class Setting:
 
 def _setting(spec: ConditionalSpec, ctx: Context) -> Setting:
     how, contexts, (modulator, units) = writing(spec, spec.variables), draw(spec, ctx), _asked(spec, ctx)
+    enough_contexts(contexts)
     rng = np.random.default_rng([spec.dataset_slice.random_seed, WEAPON_STREAM])
     without, held = modulator.states(contexts.sets, how, ctx, rng)
     return Setting(modulator, units, how, contexts, without, held)
+
+
+def _warnings(spec: ConditionalSpec, ctx: Context, units: Pool) -> tuple[str, ...]:
+    """AP values asked for that are no rung of the vocabulary."""
+    return (*units.warnings, *resolution_warnings([spec.variables.modulator_token], ctx))
 
 
 def _asked(spec: ConditionalSpec, ctx: Context) -> tuple[Modulator, Pool]:
@@ -155,7 +170,14 @@ def plan(spec: ConditionalSpec, ctx: Context) -> Plan:
         conditions=f"{plural(len(pairs), 'pair')} of units without {setting.modulator.label} and with it",
         forward_passes=missing,
         saved_passes=saved,
-        notes=(*contexts.notes, *contexts.population.warnings, *notes, *guess, *design.warnings),
+        notes=(
+            *_warnings(spec, ctx, setting.units),
+            *contexts.notes,
+            *contexts.population.warnings,
+            *notes,
+            *guess,
+            *design.warnings,
+        ),
     )
 
 
@@ -176,21 +198,22 @@ def run(spec: ConditionalSpec, ctx: Context, job: Job) -> Findings:
     quiet = quiet_findings(spec, ctx, population, job, method="interventional", models=TABLES)
     if quiet is not None:
         return quiet
-    min_effect = smallest_effect(spec, ctx, spec.variables.min_effect) or 0.0
     setting = _setting(spec, ctx)
-    screen, own, choose = setting.screen(ctx), setting.own(), setting.units.choose
-    n = choose or len(setting.units.units)
-    meter = Meter(job, len(own) + (len(screen) if choose else 0) + n * (n - 1) // 2 * 8 * own.contexts)
-    alone = _modulator_effect(spec, ctx, own, meter, population=setting.contexts.population.size, min_effect=min_effect)
-    job.partial(_modulator_table(setting.modulator, alone))
-    chosen = list(setting.units.units)
-    if choose is not None:
-        chosen = setting.units.taken(responses(screen, spec.feature_id, ctx, meter), ctx)
+    for warning in _warnings(spec, ctx, setting.units):
+        job.warn(warning)
+    return _answer(spec, ctx, job, setting, min_effect=smallest_effect(spec, ctx, spec.variables.min_effect) or 0.0)
+
+
+def _answer(spec: ConditionalSpec, ctx: Context, job: Job, setting: Setting, *, min_effect: float) -> Findings:
+    contexts, own = setting.contexts, setting.own()
+    chosen, meter = _chosen(spec, ctx, setting, job)
     design, pairs, notes, left_out = _admitted(spec, ctx, setting, chosen)
     grid = setting.grid(pairs, design.contexts, ctx)
-    meter.total = meter.done + len(grid)
+    meter.total = meter.done + len(own) + len(grid)
+    alone = _modulator_effect(spec, ctx, own, meter, population=contexts.population.size, min_effect=min_effect)
+    job.partial(_modulator_table(setting.modulator, alone))
     cells = run_factorial(grid, TRIPLE, feature=spec.feature_id, min_effect=min_effect, ctx=ctx, meter=meter)
-    found = _modulated(spec, cells, population=setting.contexts.population.size, min_effect=min_effect)
+    found = _modulated(spec, cells, population=contexts.population.size, min_effect=min_effect)
     columns = modulated_columns(pairs, found, min_effect, ctx)
     table = found.difference.table
     acting = ranked(table.acting(), table.effects.mean, table.status, [False] * len(pairs))
@@ -199,8 +222,9 @@ def run(spec: ConditionalSpec, ctx: Context, job: Job) -> Findings:
     report = ModulatedReport(spec, setting.modulator, columns, pairs, acting, table, single=setting.how.single)
     rng = np.random.default_rng([spec.dataset_slice.random_seed, CONFIRM_STREAM])
     confirmed = winner_confirmed(table.differences, rng) if acting else None
-    contexts = setting.contexts
     plain = diagnostics(contexts.population, min_effect, ctx.effective_max(spec.feature_id), job, notes)
+    units = [*units_of(pairs), *([setting.modulator.unit] if setting.modulator.unit else [])]
+    plain.notes += rivals_note(design.base, units, ctx)
     scope = f"{plural(len(pairs), 'pair')} on {table.effects.n} contexts of {contexts.population.description}"
     return Findings(
         headline=f"{report.headline(min_effect)}; {scope}; interventional.",
@@ -208,12 +232,23 @@ def run(spec: ConditionalSpec, ctx: Context, job: Job) -> Findings:
         aggregates=summarise(
             table.effects.mean,
             table.effects.n,
-            {**report.numbers(alone, left_out), "winner_confirmed": confirmed},
+            report.numbers(alone, left_out)
+            | {"winner_confirmed": confirmed, **unconfirmed_reason(confirmed=confirmed, acting=bool(acting))},
         ),
         tables=list(job.tables.values()),
         diagnostics=intervention_diagnostics(design, cells.pre[:, 0].ravel(), plain, job),
         followups=report.followups(),
     )
+
+
+def _chosen(spec: ConditionalSpec, ctx: Context, setting: Setting, job: Job) -> tuple[list[Unit], Meter]:
+    """The candidates, after the first pass where they are to be chosen."""
+    n, m, choose = len(setting.units.units), len(setting.held), setting.units.choose
+    if choose is None:
+        return list(setting.units.units), Meter(job, 2 * m + n * (n - 1) // 2 * 8 * m)
+    screen = setting.screen(ctx)
+    meter = Meter(job, 2 * m + len(screen) + choose * (choose - 1) // 2 * 8 * m)
+    return setting.units.taken(responses(screen, spec.feature_id, ctx, meter), ctx), meter
 
 
 def _modulated(spec: ConditionalSpec, cells: Factorial, *, population: int, min_effect: float) -> Modulated:

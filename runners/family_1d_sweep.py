@@ -34,6 +34,7 @@ from .design.report import (
     diagnostics,
     followup,
     intervention_diagnostics,
+    number,
     plural,
     quiet_findings,
     smallest_effect,
@@ -47,6 +48,8 @@ from .stats.curve import FEWEST_TO_CONFIRM, Curve, Trend, describe_curve, trend,
 
 Floats = NDArray[np.floating[Any]]
 CONFIRM_STREAM = 4
+PARTLY, NEARLY_ALL = 0.5, 0.95
+"""Shares of contexts below which an effect is said to act in part, and asked what else it needs."""
 
 
 class FamilySweepVariables(Variables):
@@ -196,6 +199,8 @@ def _interventional(
     spec: FamilySweepSpec, ctx: Context, job: Job, *, curve: ObservedCurve, min_effect: float
 ) -> Findings:
     design = _design(spec, ctx)
+    if "one_rung_per_family" not in spec.constraints:
+        job.warn("one_rung_per_family is not among the constraints: levels are written on top of what builds hold")
     seed = spec.dataset_slice.random_seed
     pooled = design.pooled(ctx, job)
     readout = ctx.read(pooled, spec.feature_id)
@@ -240,7 +245,7 @@ def _interventional(
         aggregates=summarise(table.effects.mean, table.effects.n, custom),
         tables=list(job.tables.values()),
         diagnostics=intervention_diagnostics(design, readout.pre[0], plain, job),
-        followups=_followups(spec, ctx, table, levels, acting),
+        followups=_followups(spec, ctx, table, levels=levels, gap=largest_gap(gaps), min_effect=min_effect),
     )
 
 
@@ -333,23 +338,38 @@ def _headline(
         return f"{name} acts on feature {spec.feature_id} {where} {conditional_text(table, index)}; {scope}"
     kind = "" if shape.shape is None else f", {shape.shape.replace('_', '-')}"
     curve = f", a step at {shape.threshold} AP" if shape.shape == "step" else kind
-    return f"{name} drives feature {spec.feature_id}: {effect_text(table, index)} {where}{curve}; {scope}"
+    rate, there = float(table.effects.responder_rate[index]), float(table.effects.mean_responders[index])
+    partly = f" ({number(there)} in {rate:.0%} of contexts)" if rate < PARTLY else ""
+    return f"{name} drives feature {spec.feature_id}: {effect_text(table, index)} {where}{partly}{curve}; {scope}"
 
 
 def _followups(
-    spec: FamilySweepSpec, ctx: Context, table: EffectTable, levels: list[int], acting: list[int]
+    spec: FamilySweepSpec,
+    ctx: Context,
+    table: EffectTable,
+    *,
+    levels: list[int],
+    gap: dict[str, Any],
+    min_effect: float,
 ) -> list[Followup]:
-    if not acting:
-        return []
+    family, main_only = spec.variables.family, ctx.vocabulary.is_main_only(spec.variables.family)
+    if not table.acting():
+        seen = gap["confounding_gap"] is not None and gap["confounding_gap_low"] > min_effect
+        if not seen or main_only:
+            return []
+        reason = f"the data show {family} and writing it in does nothing: its company, or a gap in its tokens?"
+        return [followup(spec, "within_family_interference", {"family": family}, reason)]
     index = leading(table)[0]
-    family, level = spec.variables.family, levels[index]
+    rate = float(table.effects.responder_rate[index])
+    variables = {"n_candidates": 12} if main_only else {"n_candidates": 12, "rung": levels[index]}
     if table.status[index] == "conditional":
         reason = f"{family} acts in some contexts only: find what it acts together with"
-        unit = family if ctx.vocabulary.is_main_only(family) else f"{family}_{level}"
-        variables = {"n_candidates": 12, "rung": level} if unit != family else {"n_candidates": 12}
         return [followup(spec, "pairwise_interactions", variables, reason)]
+    reason = f"{family} moves {rate:.0%} of contexts: what else does it need, or what blocks it in the others?"
+    partly = [followup(spec, "pairwise_interactions", variables, reason)] if rate < NEARLY_ALL else []
     reason = f"{family} drives the feature: is it enough by itself?"
     return [
+        *partly,
         followup(spec, "minimal_cores", {}, reason),
         followup(spec, "weapon_sweep", {"method": "interventional"}, "does the weapon matter besides the ability?"),
     ]

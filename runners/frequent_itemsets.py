@@ -28,6 +28,7 @@ from .design.report import (
     smallest_effect,
 )
 from .design.unit_columns import Kind
+from .design.units import resolution_warnings
 from .parts.itemsets.choice import Specificity, choose
 from .parts.itemsets.effects import EffectBook, Set
 from .parts.itemsets.items import Transactions, parse_conditions, restricted, transactions
@@ -40,7 +41,7 @@ from .parts.itemsets.report import (
     nothing_headline,
     scope,
 )
-from .parts.itemsets.rows import SURE, ItemsetRow, Scores, itemset_table, score
+from .parts.itemsets.rows import SURE, ItemsetRow, Scores, closed_counts, itemset_table, score
 from .stats.itemsets import MAX_ITEMSETS, Itemsets, PackedItems, TooManyItemsets, fewest
 
 Bools = NDArray[np.bool_]
@@ -121,6 +122,8 @@ def _mine(spec: ItemsetSpec, ctx: Context, population: Population, job: Job) -> 
     """
     variables = spec.variables
     split = split_high(population, 100.0 - variables.high_activation_pct, job)
+    if not split.n_baseline:
+        job.warn("every example is high: no baseline, so support_baseline, lift, odds_ratio and p_value are null")
     items = transactions(ctx, population, _kind(variables))
     min_count = fewest(variables.min_support, split.n_high)
     fixed = [ctx.vocabulary.family_index[unit.family] for unit in parse_conditions(variables.condition_on, ctx)]
@@ -153,7 +156,7 @@ def _too_many(spec: ItemsetSpec, error: TooManyItemsets) -> RequestError:
 def plan(spec: ItemsetSpec, ctx: Context) -> Plan:
     """What would be mined."""
     population = _population(spec, ctx)
-    notes = list(population.warnings)
+    notes = [*resolution_warnings(spec.variables.condition_on, ctx), *population.warnings]
     if bool((population.activation > 0).any()):
         mining = _mine(spec, ctx, population, job := Job())
         notes += [*job.warnings, f"{plural(len(mining.found), 'itemset')} of {mining.split.n_high:,} high examples"]
@@ -177,6 +180,8 @@ def run(spec: ItemsetSpec, ctx: Context, job: Job) -> Findings:
     if quiet is not None:
         return quiet
     job.warn(CORRELATIONAL)
+    for warning in resolution_warnings(variables.condition_on, ctx):
+        job.warn(warning)
     if variables.collapse_families and variables.rung_tokens == "all":
         job.warn("rung_tokens acts on tokens, and families are collapsed: set collapse_families to false to use it")
     min_effect = smallest_effect(spec, ctx, variables.min_effect) or 0.0
@@ -201,9 +206,9 @@ def run(spec: ItemsetSpec, ctx: Context, job: Job) -> Findings:
     )
     job.partial(_shown(spec, table, len(scores.sets), book, n_effects))
     named = _named(spec, ctx, mining, scores, table, book=book, population=population, min_effect=min_effect)
-    return _findings(spec, ctx, mining, table, named, population=population, min_effect=min_effect).model_copy(
-        update={"diagnostics": plain, "tables": list(job.tables.values())}
-    )
+    summary = _summary(table, n_effects, len(population), _numbers(spec, mining) | _counts(mining, scores, table))
+    findings = _findings(spec, ctx, mining, table, named, population=population, min_effect=min_effect, summary=summary)
+    return findings.model_copy(update={"diagnostics": plain, "tables": list(job.tables.values())})
 
 
 def _scores(spec: ItemsetSpec, mining: Mining, job: Job) -> Scores:
@@ -273,12 +278,12 @@ def _findings(
     *,
     population: Population,
     min_effect: float,
+    summary: Aggregates,
 ) -> Findings:
     rows, specific = table.rows, bool(named) and named[0].specific
-    effects = np.array([row["within_weapon_delta"] for row in rows if row["within_weapon_delta"] is not None])
     top = named[0].row if named else None
     custom: dict[str, Any] = {
-        **_numbers(spec, mining, rows),
+        **summary.custom,
         "top_itemset": top["tokens"] if top else None,
         "top_support_high": top["support_high"] if top else None,
         "top_support_baseline": top["support_baseline"] if top else None,
@@ -300,21 +305,41 @@ def _findings(
     return Findings(
         headline=headline,
         findings=[named_finding(spec.feature_id, each, population) for each in named],
-        aggregates=summarise(effects, len(population), custom),
+        aggregates=summary.model_copy(update={"custom": custom}),
         followups=causal_followups(spec, ctx, named[0].row["tokens"]) if specific else [],
     )
 
 
-def _numbers(spec: ItemsetSpec, mining: Mining, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _summary(table: Table, n_effects: int, n: int, numbers: dict[str, Any]) -> Aggregates:
+    """The summary of the effects of all itemsets; null, with the reason, where some were not estimated."""
+    found = numbers["n_itemsets"]
+    effects = [row["within_weapon_delta"] for row in table.rows if row["within_weapon_delta"] is not None]
+    if n_effects < found:
+        reason = f"effects are estimated for {n_effects:,} of the {found:,} itemsets, those furthest beyond chance"
+    elif not effects:
+        reason = "no itemset has an effect: all examples, or none, of every weapon hold it"
+    else:
+        return summarise(np.array(effects), n, {**numbers, "n_effects": len(effects)})
+    return Aggregates(n_samples=n, custom={**numbers, "n_effects": len(effects), "delta_reason": reason})
+
+
+def _counts(mining: Mining, scores: Scores, table: Table) -> dict[str, Any]:
+    """How many of all itemsets, shown or not, are significant, closed and maximal."""
+    numbers: dict[str, Any] = {"n_significant": int((scores.p_adjusted < SURE).sum())}
+    counted = closed_counts(scores, mining.mined, mining.items.held[mining.split.high], table)
+    if counted is None:
+        reason = f"too many itemsets ({len(scores.sets):,}) to compare each with all that are larger"
+        return numbers | {"n_closed": None, "n_maximal": None, "closed_reason": reason}
+    return numbers | {"n_closed": counted[0], "n_maximal": counted[1]}
+
+
+def _numbers(spec: ItemsetSpec, mining: Mining) -> dict[str, Any]:
     """What is reported whether or not something was found."""
     return {
         "method": "observational",
         **mining.split.numbers(),
         "n_itemsets": len(mining.found),
         "n_by_size": {str(size): int((mining.found.size == size).sum()) for size in np.unique(mining.found.size)},
-        "n_closed": sum(row["closed"] for row in rows),
-        "n_maximal": sum(row["maximal"] for row in rows),
-        "n_significant": sum(row["p_adjusted"] < SURE for row in rows),
         "n_permutations": spec.variables.n_permutations,
         "min_count": mining.mined.min_count,
     }
@@ -328,7 +353,9 @@ def _no_itemset(spec: ItemsetSpec, mining: Mining, population: Population) -> Fi
         headline=f"nothing found: {reason} of feature {spec.feature_id}; {scope(mining.split, population)}",
         aggregates=Aggregates(
             n_samples=len(population),
-            custom=_numbers(spec, mining, []) | {"reason": reason, "verdict": "nothing_specific"},
+            custom=_numbers(spec, mining)
+            | dict.fromkeys(("n_significant", "n_closed", "n_maximal"), 0)
+            | {"reason": reason, "verdict": "nothing_specific"},
         ),
         tables=tables,
     )

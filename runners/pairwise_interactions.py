@@ -26,7 +26,7 @@ from .design.report import (
     quiet_findings,
     smallest_effect,
 )
-from .design.units import Unit
+from .design.units import Unit, rivals_note
 from .parts.interactions.candidates import (
     CandidateVariables,
     Pair,
@@ -37,17 +37,28 @@ from .parts.interactions.candidates import (
     pool,
     responses,
     screening,
+    side_by_side,
+    side_by_side_warning,
     writing,
 )
-from .parts.interactions.contrasts import PAIR, admissible_pairs, contrasts, named_patterns, run_factorial
+from .parts.interactions.contrasts import (
+    PAIR,
+    admissible_pairs,
+    contrasts,
+    enough_contexts,
+    named_patterns,
+    run_factorial,
+    unconfirmed_reason,
+)
 from .parts.interactions.grid import Grid, Meter, count_passes
 from .parts.interactions.observed import builds_unknown, observed_candidates, observed_pair_columns, observed_pairs
 from .parts.interactions.report import PairReport
-from .parts.interactions.rows import TABLES, caused_pairs, cooccurrence, pair_tables, ranked, specific
+from .parts.interactions.rows import TABLES, caused_pairs, cooccurrence, pair_tables, ranked, specific, units_of
 from .stats.curve import winner_confirmed
 
 CONFIRM_STREAM = 13
 ENOUGH_SAID = "20 examples in 10 builds"
+HELD = "a unit is held where its family is at its AP or more; a lower rung also counts builds with less of it"
 
 
 class PairwiseVariables(CandidateVariables):
@@ -99,8 +110,6 @@ def _paired(spec: PairwiseSpec, ctx: Context, units: Pool, chosen: Sequence[Unit
     notes = list(units.notes)
     if left_out:
         notes.append(f"{plural(left_out, 'pair')} left out: no build can hold both (one family, or one gear slot)")
-    if any(first.family == second.family for first, second in pairs):
-        notes.append("tokens of one family were asked for: they are written side by side, whatever one_rung_per_family")
     return Run(pairs, left_out, tuple(notes))
 
 
@@ -118,8 +127,10 @@ def plan(spec: PairwiseSpec, ctx: Context) -> Plan:
     units = _pool(spec, ctx)
     population = data_population(spec, ctx, spec.variables.method)
     if spec.variables.method == "observational" or population.dead:
-        return Plan(contexts=len(population), conditions="the examples by pair", notes=population.warnings)
+        notes = (*units.warnings, *population.warnings)
+        return Plan(contexts=len(population), conditions="the examples by pair", notes=notes)
     how, contexts = writing(spec, spec.variables), draw(spec, ctx)
+    enough_contexts(contexts)
     screen = screening(units.units, [contexts.sets], how, ctx)
     chosen, guess = expected(units, screen, contexts.sets, feature=spec.feature_id, ctx=ctx)
     decided = _paired(spec, ctx, units, chosen)
@@ -131,7 +142,14 @@ def plan(spec: PairwiseSpec, ctx: Context) -> Plan:
         conditions=f"neither, each and both of {plural(len(pairs), 'pair')} of units",
         forward_passes=missing,
         saved_passes=saved,
-        notes=(*contexts.notes, *contexts.population.warnings, *decided.notes, *guess, *design.warnings),
+        notes=(
+            *units.warnings,
+            *contexts.notes,
+            *contexts.population.warnings,
+            *decided.notes,
+            *guess,
+            *design.warnings,
+        ),
     )
 
 
@@ -152,6 +170,8 @@ def run(spec: PairwiseSpec, ctx: Context, job: Job) -> Findings:
     quiet = quiet_findings(spec, ctx, population, job, method=method, models=TABLES)
     if quiet is not None:
         return quiet
+    for warning in units.warnings:
+        job.warn(warning)
     min_effect = smallest_effect(spec, ctx, spec.variables.min_effect) or 0.0
     if method == "observational":
         return _observational(spec, ctx, job, units=units, population=population, min_effect=min_effect)
@@ -173,6 +193,7 @@ def _interventional(
     spec: PairwiseSpec, ctx: Context, job: Job, *, units: Pool, population: Population, min_effect: float
 ) -> Findings:
     contexts = draw(spec, ctx)
+    enough_contexts(contexts)
     decided, meter = _chosen(spec, ctx, contexts, units, job)
     design, pairs = _admitted(spec, ctx, contexts, decided.pairs)
     grid = _grid(pairs, design, writing(spec, spec.variables), ctx)
@@ -199,6 +220,7 @@ def _interventional(
     rng = np.random.default_rng([seed, CONFIRM_STREAM])
     confirmed = winner_confirmed(table.differences, rng) if acting else None
     plain = diagnostics(contexts.population, min_effect, ctx.effective_max(spec.feature_id), job, decided.notes)
+    plain.notes += rivals_note(design.base, units_of(pairs), ctx)
     scope = f"{plural(len(pairs), 'pair')} on {table.effects.n} contexts of {contexts.population.description}"
     return Findings(
         headline=f"{report.caused(table, min_effect)}; {scope}; interventional.",
@@ -206,7 +228,8 @@ def _interventional(
         aggregates=summarise(
             table.effects.mean,
             table.effects.n,
-            {**report.numbers(decided.left_out), "winner_confirmed": confirmed},
+            report.numbers(decided.left_out)
+            | {"winner_confirmed": confirmed, **unconfirmed_reason(confirmed=confirmed, acting=bool(acting))},
         ),
         tables=list(job.tables.values()),
         diagnostics=intervention_diagnostics(design, factorial.pre[:, 0].ravel(), plain, job),
@@ -225,12 +248,14 @@ def _observational(
     found = observed_pairs(
         ctx, spec.feature_id, population, pairs, single=single, min_effect=min_effect, seed=seed, job=job
     )
-    columns = observed_pair_columns(pairs, found, min_effect, ctx, single=single)
+    columns = observed_pair_columns(pairs, found, min_effect, ctx)
     acting = specific(found.status, found.specificity)
     acting = ranked(acting, columns["interaction"], found.status, [False] * len(pairs))
     known = int(found.known.sum())
     notes = [*decided.notes, f"{known} of {len(pairs)} pairs have {ENOUGH_SAID} in every cell"]
-    notes += [] if single else ["a unit is its family held at any AP, whatever its rung"]
+    notes += [] if single else [HELD]
+    if together := side_by_side(spec, pairs):
+        job.warn(side_by_side_warning(len(together)))
     for table in pair_tables(columns, acting, spec.variables.top_k, notes):
         job.partial(table)
     report = PairReport(spec, "observational", columns, pairs, acting, single)

@@ -17,27 +17,28 @@ from ..schemas.spec import ExperimentSpec, Variables
 from .design.effect_report import summarise
 from .design.high import HighPercentile, HighSplit, read_percentile, split_high
 from .design.interventions import DEFAULT_CONTEXTS, data_population
-from .design.report import (
-    diagnostics,
-    intervention_diagnostics,
-    no_intervention,
-    quiet_findings,
-    smallest_effect,
-)
+from .design.report import no_intervention, quiet_findings, smallest_effect
 from .design.unit_columns import UnitColumns
 from .design.unit_effects import UnitEffects, unit_effects, unit_plan
 from .design.units import Unit
-from .parts.influence.association import Association, associate, count_tertile, population_columns
+from .parts.influence.association import (
+    NOT_READ,
+    NOT_RUN,
+    Association,
+    associate,
+    count_tertile,
+    population_columns,
+)
 from .parts.influence.report import (
+    causal_diagnostics,
     causal_findings,
     causal_followups,
     causal_headline,
     causal_numbers,
+    listing,
     observed_answer,
 )
 from .parts.influence.rows import (
-    NOT_READ,
-    NOT_RUN,
     TABLES,
     confirmations,
     influence_columns,
@@ -202,12 +203,26 @@ def _tables(
         more = [NOT_READ] if not observed else [f"units with a ratio {side} {bound:g}, {rule}"]
         job.partial(influence_table(name, columns, rows, more))
     labels = seen.units.labels
+    # What the network does most with comes first: it is what a reader would miss.
+    unsettled = sorted((i for i, agrees in confirmed.items() if agrees is None), key=lambda i: -causal.get(i, 0.0))
     return {
         "suppressors": [labels[i] for i in lists[0]],
         "enhancers": [labels[i] for i in lists[1]],
         "confirmed": [labels[i] for i, agrees in confirmed.items() if agrees],
         "not_confirmed": [labels[i] for i, agrees in confirmed.items() if agrees is False],
+        "not_settled": [labels[i] for i in unsettled if effects is not None],
     }
+
+
+def _agreement(numbers: dict[str, Any]) -> str:
+    """How many of the lists the network confirms, and what it leaves open."""
+    n_listed = len(numbers["suppressors"]) + len(numbers["enhancers"])
+    if not n_listed:
+        return ""
+    agree = len(numbers["confirmed"]) or "none"
+    what = "enhancers and suppressors" if n_listed > 1 else "enhancer" if numbers["enhancers"] else "suppressor"
+    unsettled = f" (not settled: {listing(numbers['not_settled'])})" if numbers["not_settled"] else ""
+    return f"{agree} of {n_listed} {what} in the data confirmed{unsettled}"
 
 
 def _causal(
@@ -224,11 +239,12 @@ def _causal(
 ) -> Findings:
     numbers = _tables(spec, job, seen, effects, run_at)
     names = [unit.label(ctx) for unit in effects.units]
-    n_listed = len(numbers["suppressors"]) + len(numbers["enhancers"])
-    agree = len(numbers["confirmed"]) or "none"
-    more = f"{agree} of {n_listed} enhancers and suppressors in the data confirmed" if n_listed else ""
-    plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job)
-    custom = {"method": spec.variables.method, **causal_numbers(effects, names), **numbers, **split.numbers()}
+    custom = {
+        "method": spec.variables.method,
+        **causal_numbers(effects, names, spec.dataset_slice.random_seed),
+        **numbers,
+        **split.numbers(),
+    }
     return Findings(
         headline=causal_headline(
             effects,
@@ -236,13 +252,21 @@ def _causal(
             spec.feature_id,
             min_effect=min_effect,
             population=effects.design.contexts.population.description,
-            more=more,
+            more=_agreement(numbers),
         ),
         findings=causal_findings(
             effects, names, spec.feature_id, population=population.description, table="all_tokens"
         ),
         aggregates=summarise(effects.table.effects.mean, effects.table.effects.n, custom),
         tables=list(job.tables.values()),
-        diagnostics=intervention_diagnostics(effects.design, effects.base_pre, plain, job),
+        diagnostics=causal_diagnostics(
+            spec,
+            ctx,
+            population,
+            effects,
+            job,
+            min_effect=min_effect,
+            observed=spec.variables.method != "interventional",
+        ),
         followups=causal_followups(spec, ctx, effects),
     )

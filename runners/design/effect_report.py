@@ -66,7 +66,10 @@ def effect_finding(
     effects = table.effects
     effect = float(effects.mean[index])
     direction = float(effects.mean_responders[index]) if table.status[index] == "conditional" else effect
-    relation = ("raises" if direction > 0 else "lowers") if index in table.acting() else "does nothing detectable to"
+    certain = table.status[index] in {"present", "conditional"}
+    relation = f"does nothing {'specific' if certain else 'detectable'} to"
+    if index in table.acting():
+        relation = "raises" if direction > 0 else "lowers"
     return Finding(
         subject=subject,
         relation=f"{relation} feature {feature}",

@@ -13,6 +13,7 @@ from pydantic import Field
 from ...context.context import Context
 from ...context.token_sets import levels_of
 from ...schemas.catalogue import Plan
+from ...schemas.errors import RequestError
 from ...schemas.job import Job
 from ...schemas.result import Row
 from ...schemas.spec import ExperimentSpec
@@ -24,17 +25,76 @@ from .specificity import share_at_least
 from .units import Unit, with_units, without_units
 
 Floats = NDArray[np.floating[Any]]
+DROPPED = "constraints leave too few contexts for it"
+NOT_WRITTEN = "it was not written into builds"
 
 
-class CausalColumns(Row):
-    """What a unit does in the same builds, beside what the data say of it."""
+class WrittenColumns(Row):
+    """What writing a unit into builds does, beside what the data say of it."""
 
     causal_delta: float | None = Field(description="Mean effect of writing it into builds without it, in activation.")
+    causal_std_error: float | None = Field(description="Its standard error, corrected for the finite population.")
+    causal_n: int | None = Field(description="Contexts it was written into.")
+    causal_ci_low: float | None = Field(description="Lower end of the 95 % interval of causal_delta alone.")
+    causal_ci_high: float | None = Field(description="Upper end of that interval.")
     causal_low: float | None = Field(description="Lower end of its 95 % interval that holds for all rows at once.")
     causal_high: float | None = Field(description="Upper end of that interval.")
+    causal_p_value: float | None = Field(description="Two-sided p that causal_delta is 0.")
+    causal_q_value: float | None = Field(description="Benjamini-Hochberg q of that p over the rows.")
+    mean_pre_delta: float | None = Field(description="The same mean of the pre-activation h, which has no floor.")
     responder_rate: float | None = Field(description="Share of contexts it moves by more than min_effect.")
+    responder_low: float | None = Field(description="Lower end of its Clopper-Pearson interval.")
+    responder_high: float | None = Field(description="Upper end of that interval.")
     mean_responders: float | None = Field(description="Mean effect on those contexts.")
     causal_status: str | None = Field(description="Verdict on the causal effect; null without the model.")
+    n_to_settle: int | None = Field(description="Contexts that would settle an unclear causal effect.")
+    causal_reason: str | None = Field(description="Why the causal numbers are null.")
+
+
+SHARED = {
+    "causal_delta": "mean_delta",
+    "causal_std_error": "std_error",
+    "causal_n": "n",
+    "causal_ci_low": "ci_low",
+    "causal_ci_high": "ci_high",
+    "causal_low": "sim_low",
+    "causal_high": "sim_high",
+    "causal_p_value": "p_value",
+    "causal_q_value": "q_value",
+    "causal_status": "status",
+} | {
+    name: name
+    for name in (
+        "mean_pre_delta",
+        "responder_rate",
+        "responder_low",
+        "responder_high",
+        "mean_responders",
+        "n_to_settle",
+    )
+}
+"""Columns of `WrittenColumns` by the columns of `EffectRow` that hold the same."""
+
+
+def written_columns(table: EffectTable | None, rows: Sequence[int | None], reasons: Sequence[str]) -> dict[str, Any]:
+    """The columns of `WrittenColumns`.
+
+    Args:
+        table: effects; None where nothing was run.
+        rows: position among the effects of each row; None where it was not run.
+        reasons: why a row was not run.
+    """
+    found: dict[str, Any] = {name: [None] * len(rows) for name in SHARED}
+    if table is not None:
+        for name, source in SHARED.items():
+            found[name] = [None if i is None else table.columns[source][i] for i in rows]
+    blank = zip(rows, reasons, strict=True)
+    return found | {"causal_reason": [reason if i is None else None for i, reason in blank]}
+
+
+class CausalColumns(WrittenColumns):
+    """What a unit does in the same builds, written in and as they hold it."""
+
     specificity_p: float | None = Field(
         description="Share of random directions that some unit moves at least as far, by what it moves them all."
     )
@@ -57,6 +117,7 @@ class UnitEffects:
         design: the contexts and their conditions.
         base_pre: [m], pre-activation of the contexts as they are.
         at_level: a context holds a unit only at exactly its level; else at any.
+        dropped: units that constraints leave too few contexts for.
     """
 
     units: list[Unit]
@@ -65,6 +126,7 @@ class UnitEffects:
     design: Design
     base_pre: Floats
     at_level: bool = False
+    dropped: tuple[Unit, ...] = ()
 
     def acting(self) -> list[int]:
         """Units that act when they are written in, by falling size of the mean effect."""
@@ -75,26 +137,26 @@ class UnitEffects:
         found = set(self.held.acting()) - set(self.table.acting())
         return sorted(found, key=lambda i: -abs(float(self.held.effects.mean[i])))
 
-    def columns(self, families: Sequence[str], levels: Sequence[int]) -> dict[str, Any]:
-        """The columns of `CausalColumns` for rows of (family, level); level 0 matches the family's unit."""
+    def columns(self, families: Sequence[str], levels: Sequence[int], missing: str = NOT_WRITTEN) -> dict[str, Any]:
+        """The columns of `CausalColumns` for rows of (family, level); level 0 matches the family's unit.
+
+        ``missing`` is the reason of a row whose unit was not asked for.
+        """
         where = {(unit.family, unit.level): index for index, unit in enumerate(self.units)}
         where |= {(unit.family, 0): index for index, unit in enumerate(self.units)}
-        rows = [where.get(key) for key in zip(families, levels, strict=True)]
-        written, held = self.table.effects, self.held.effects
+        keys = list(zip(families, levels, strict=True))
+        rows = [where.get(key) for key in keys]
+        lost = {(unit.family, level) for unit in self.dropped for level in (unit.level, 0)}
+        held = self.held.effects
         series: dict[str, Any] = {
-            "causal_delta": written.mean,
-            "causal_low": written.sim_low,
-            "causal_high": written.sim_high,
-            "responder_rate": written.responder_rate,
-            "mean_responders": written.mean_responders,
-            "causal_status": self.table.status,
             "specificity_p": np.fmin(self.table.specificity, self._held_p()),
             "held_delta": held.mean,
             "held_rate": held.responder_rate,
             "held_responders": held.mean_responders,
             "held_status": self.held.status,
         }
-        return {name: [None if i is None else values[i] for i in rows] for name, values in series.items()}
+        found = {name: [None if i is None else values[i] for i in rows] for name, values in series.items()}
+        return written_columns(self.table, rows, [DROPPED if key in lost else missing for key in keys]) | found
 
     def _held_p(self) -> Floats:
         """The p of the units that act only as they are held; NaN for the others."""
@@ -104,22 +166,38 @@ class UnitEffects:
         return p
 
 
-def no_causal_columns(n: int) -> dict[str, Any]:
+def no_causal_columns(n: int, reason: str) -> dict[str, Any]:
     """The same columns where nothing was run."""
-    return {name: [None] * n for name in CausalColumns.model_fields}
+    return {name: [None] * n for name in CausalColumns.model_fields} | {"causal_reason": [reason] * n}
+
+
+def whole_pairs(design: Design) -> Design:
+    """A design of pairs of conditions without a last condition whose partner was dropped."""
+    pairs = len(design.kept) // 2
+    return replace(design, conditions=design.conditions[: 2 * pairs], kept=design.kept[: 2 * pairs])
 
 
 def unit_design(
     spec: ExperimentSpec, ctx: Context, units: Sequence[Unit], default: int = DEFAULT_CONTEXTS
 ) -> tuple[Design, list[Unit]]:
-    """Base: the contexts as they are; for each unit a pair of conditions, without it and with it."""
+    """Base: the contexts as they are; for each unit a pair of conditions, without it and with it.
+
+    Raises:
+        RequestError: constraints leave too few contexts for any unit.
+    """
     contexts = draw(spec, ctx, default)
     conditions, labels = [], []
     for unit in units:
         without = without_units(contexts.sets, [unit], ctx)
         conditions += [without, with_units(without, [unit], ctx)]
         labels += [f"without {unit.label(ctx)}", f"with {unit.label(ctx)}"]
-    design = admissible(contexts, contexts.sets, conditions, labels, spec=spec, ctx=ctx)
+    design = whole_pairs(admissible(contexts, contexts.sets, conditions, labels, spec=spec, ctx=ctx))
+    if not design.kept:
+        broken = ", ".join(violation.id for violation in design.violations if violation.hard)
+        raise RequestError(
+            f"too few of {len(contexts.positions)} contexts may hold {units[0].label(ctx)} under {broken}: leave the "
+            f"constraint out, raise sample_size or choose other builds with dataset_slice. Nothing was run."
+        )
     return design, list(units[: len(design.kept) // 2])
 
 
@@ -151,7 +229,7 @@ def unit_effects(
         at_level: a context holds a unit only when it has the family at exactly the unit's level.
     """
     design, kept = unit_design(spec, ctx, units, default)
-    pooled = design.pooled(ctx, job)[: 2 * len(kept) + 1]
+    pooled = design.pooled(ctx, job)
     natural, without, written = pooled[0], pooled[1::2], pooled[2::2]
     levels = levels_of(design.base.present, ctx.vocabulary)
     columns = levels[:, [ctx.vocabulary.family_index[unit.family] for unit in kept]].T
@@ -175,7 +253,8 @@ def unit_effects(
         )
         tables.append(table)
     tables = specific(tables, [null for null in nulls if null is not None])
-    return UnitEffects(kept, tables[0], tables[1], design, ctx.read(natural, spec.feature_id).pre, at_level)
+    base_pre, dropped = ctx.read(natural, spec.feature_id).pre, tuple(units[len(kept) :])
+    return UnitEffects(kept, tables[0], tables[1], design, base_pre, at_level, dropped)
 
 
 @dataclass(frozen=True)

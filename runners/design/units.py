@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ...context.context import Context
-from ...context.token_sets import TokenSets
+from ...context.token_sets import TokenSets, levels_of
 from ...schemas.errors import RequestError
 
 DEFAULT_RUNG = 12
@@ -34,11 +37,17 @@ def parse_unit(text: str, ctx: Context, rung: int = DEFAULT_RUNG) -> Unit:
     """Read ``family_AP``, a family (at ``rung``), or a main-only ability.
 
     Raises:
-        RequestError: no such family, or AP out of range.
+        RequestError: no such family, or AP out of range; 0 AP is no unit that could be written or held.
     """
     if text in ctx.vocabulary.family_index:
         return unit_at(text, rung, ctx)
-    return Unit(*ctx.vocabulary.parse_unit(text))
+    unit = Unit(*ctx.vocabulary.parse_unit(text))
+    if unit.level == 0:
+        raise RequestError(
+            f"{text!r} is {unit.family} at 0 AP: its absence, which is part of every comparison already. Name it as "
+            f"{unit_at(unit.family, DEFAULT_RUNG, ctx).label(ctx)}. Nothing was run."
+        )
+    return unit
 
 
 def parse_units(texts: Sequence[str], ctx: Context, rung: int = DEFAULT_RUNG) -> list[Unit]:
@@ -52,6 +61,19 @@ def parse_units(texts: Sequence[str], ctx: Context, rung: int = DEFAULT_RUNG) ->
     if twice:
         raise RequestError(f"the same unit is given twice: {', '.join(twice)}. Give each once. Nothing was run.")
     return units
+
+
+def resolution_warnings(texts: Iterable[str], ctx: Context) -> tuple[str, ...]:
+    """What to say of texts ``family_AP`` whose AP is no rung of the vocabulary; other texts say nothing."""
+    found: list[str] = []
+    for text in texts:
+        family, _, ap = text.rpartition("_")
+        if family not in ctx.vocabulary.family_index or not ap.isdigit():
+            continue
+        used = ctx.vocabulary.resolve(family, int(ap))
+        if used != int(ap):
+            found.append(f"{text}: rung {int(ap)} is no rung of the vocabulary: {used} is used, as the tokenizer does")
+    return tuple(found)
 
 
 def all_units(ctx: Context, rung: int = DEFAULT_RUNG) -> list[Unit]:
@@ -80,6 +102,29 @@ def without_units(sets: TokenSets, units: Iterable[Unit], ctx: Context) -> Token
         for family in {unit.family, *rivals}:
             sets = sets.without(family, vocabulary)
     return sets
+
+
+def rivals_of(sets: TokenSets, units: Iterable[Unit], ctx: Context) -> NDArray[np.bool_]:
+    """Which sets [n] hold another main-only ability in a main-only unit's gear slot: `without_units` takes it out."""
+    vocabulary, levels = ctx.vocabulary, levels_of(sets.present, ctx.vocabulary)
+    found = np.zeros(len(sets), dtype=np.bool_)
+    for unit in units:
+        slot = vocabulary.slot(unit.family) if vocabulary.is_main_only(unit.family) else None
+        rivals = [
+            vocabulary.family_index[family]
+            for family in vocabulary.main_only
+            if slot is not None and family != unit.family and vocabulary.slot(family) == slot
+        ]
+        found |= (levels[:, rivals] > 0).any(axis=1)
+    return found
+
+
+def rivals_note(sets: TokenSets, units: Iterable[Unit], ctx: Context) -> tuple[str, ...]:
+    """In how many contexts a main-only unit cost another one its gear slot, in words; empty where none did."""
+    count = int(rivals_of(sets, units, ctx).sum())
+    if not count:
+        return ()
+    return (f"in {count} of {len(sets)} contexts another main-only ability was taken out, to free a unit's gear slot",)
 
 
 def with_units(sets: TokenSets, units: Iterable[Unit], ctx: Context) -> TokenSets:

@@ -96,6 +96,8 @@ def test_means_rates_and_effects_equal_those_computed_by_hand(ask, world, featur
         assert row["n_absent"] == int((~present).sum())
         assert row["mean_with"] == pytest.approx(value[present].mean())
         assert row["mean_without"] == pytest.approx(value[~present].mean())
+        assert row["n_active"] == int((value[present] > 0).sum())
+        assert row["mean_when_active"] == pytest.approx(value[present & (value > 0)].mean())
         assert row["raw_delta"] == pytest.approx(value[present].mean() - value[~present].mean())
         assert row["high_rate"] == pytest.approx(present[high].mean())
         assert row["baseline_rate"] == pytest.approx(present[~high].mean())
@@ -162,6 +164,45 @@ def test_writing_the_primary_family_shows_where_an_ability_acts(ask, world):
     assert at[12]["causal_low"] <= at[12]["causal_delta"] <= at[12]["causal_high"]
 
 
+@pytest.mark.parametrize("rungs", [[57], [51], [51, 57]])
+def test_levels_that_no_build_has_room_for_are_null_with_a_reason(ask, world, rungs):
+    given = {"primary_family": "swim_speed_up", "primary_rungs": rungs, "binary_tokens": ["comeback"]}
+    answer = ask(world, BINARY, "main_only", constraints=["max_ap_budget"], slice=FEW, **given)
+    assert answer.headline.startswith("comeback")
+    for row in answer.rows("conditional_effects"):
+        assert row["causal_delta"] is row["causal_status"] is row["mean_responders"] is None
+        assert row["causal_reason"].startswith(f"constraints leave too few contexts for it at {row['rung']} AP")
+
+
+def test_what_the_levels_break_and_drop_is_reported(ask, world):
+    given = {"primary_family": "swim_speed_up", "primary_rungs": [3, 57], "binary_tokens": ["comeback"]}
+    answer = ask(world, BINARY, "main_only", constraints=["max_ap_budget"], slice=FEW, **given)
+    broken = answer.findings.diagnostics.constraint_violations[-1]
+    # 57 AP and an ability are more than any build has: every context breaks it at that level.
+    assert (broken.id, broken.contexts, broken.hard) == ("max_ap_budget", 200, True)
+    assert any("conditional_effects: " in text and "57 with comeback" in text for text in answer.job.warnings)
+    at = {row["rung"]: row for row in answer.rows("conditional_effects")}
+    assert (at[3]["causal_delta"], at[3]["causal_reason"]) == (pytest.approx(1.5), None)
+
+
+def test_without_one_rung_of_a_family_a_level_is_written_on_top_of_what_is_there(ask, world):
+    given = {"primary_family": "intensify_action", "primary_rungs": [0, 3], "binary_tokens": ["haunt"]}
+    high = (held(world, "intensify_action") >= 6).mean()
+    for constraints, effect in ((["one_rung_per_family"], 2.0), ([], 2.0 - 4.0 * high)):
+        answer = ask(world, BINARY, "xor", constraints=constraints, slice={"sample_size": 3000}, **given)
+        at = {row["rung"]: row["causal_delta"] for row in answer.rows("conditional_effects")}
+        assert at == {0: pytest.approx(2.0), 3: pytest.approx(effect)}
+
+
+def test_the_winner_and_the_population_of_the_data_are_told(ask, world):
+    answer = ask(world, BINARY, "main_only", slice={"sample_size": 100})
+    assert answer.custom["winner_confirmed"] is True
+    assert any("describe all 3,000 examples" in note for note in answer.findings.diagnostics.notes)
+    assert ask(world, BINARY, "random_0", slice=FEW).custom["winner_confirmed"] is None
+    more = ask(world, BINARY, "main_only", slice={"sample_size": 9000})
+    assert any("sample_size 9,000 is more" in text for text in more.job.warnings)
+
+
 def test_an_ap_between_rungs_is_read_as_the_tokenizer_does_with_a_warning(ask, world):
     answer = ask(
         world,
@@ -197,6 +238,8 @@ def test_combinations_equal_counting_and_least_squares_on_all_against_none(ask, 
         assert row["n_active"] == int((value[every] > 0).sum())
         assert row["sparse"] == (every.sum() < 30)
         assert row["mean_activation"] == pytest.approx(value[every].mean())
+        active = value[every & (value > 0)]
+        assert row["mean_when_active"] == (pytest.approx(active.mean()) if len(active) else None)
         used = every | none
         dummies = (weapon[used, None] == np.unique(weapon[used])).astype(float)
         fit = sm.OLS(value[used], np.hstack([every[used, None], dummies])).fit()
@@ -259,9 +302,17 @@ def test_an_unknown_primary_family_is_answered_with_the_nearest(ask, world):
         ask(world, BINARY, "main_only", primary_family="ink_saver_maim")
 
 
-def test_rungs_without_a_family_are_an_error():
-    with pytest.raises(RequestError, match="primary_rungs needs primary_family"):
-        parse_spec({"type": BINARY, "feature_id": 0, "variables": {"primary_rungs": [12]}})
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"primary_rungs": [12]}, "primary_rungs needs primary_family"),
+        ({"primary_rungs": [], "primary_family": "swim_speed_up"}, "primary_rungs.*at least 1.*Nothing was run"),
+        ({"binary_tokens": []}, "binary_tokens.*at least 1.*Nothing was run"),
+    ],
+)
+def test_rungs_without_a_family_and_empty_lists_are_errors(variables, message):
+    with pytest.raises(RequestError, match=message):
+        parse_spec({"type": BINARY, "feature_id": 0, "variables": variables})
 
 
 def test_a_dead_feature_succeeds_with_nulls_and_a_reason(ask, world):
@@ -326,12 +377,18 @@ def test_abilities_outside_the_rule_get_nothing_from_the_demo(ask, demo, feature
     assert answer.headline.startswith("nothing")
 
 
-def test_an_ability_that_only_goes_with_the_cause_is_named_as_that(ask, demo):
+def test_an_ability_that_only_goes_with_the_cause_is_named_as_that_where_the_contexts_decide_it(ask, demo):
     seen = ask(demo, BINARY, 2, method="observational")
     assert seen.headline.startswith("ninja_squid goes with feature 2")
-    done = ask(demo, BINARY, 2, slice={"sample_size": 150})
+    done = ask(demo, BINARY, 2)
+    assert done.row("binary_effects", ability="ninja_squid")["causal_status"] == "negligible"
     assert done.custom["associated_only"] == ["ninja_squid (NS)"]
     assert "associated with it in the data only: ninja_squid" in done.headline
+    few = ask(demo, BINARY, 2, slice={"sample_size": 150})
+    assert few.row("binary_effects", ability="ninja_squid")["causal_status"] == "unclear"
+    assert few.custom["associated_only"] == []
+    assert few.custom["not_settled"] == ["ninja_squid (NS)"]
+    assert "associated" not in few.headline
 
 
 def test_reading_the_data_takes_less_than_a_tenth_of_a_second(ask, demo):

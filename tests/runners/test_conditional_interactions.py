@@ -153,12 +153,68 @@ def test_a_random_direction_gets_nothing(ask, world, name):
     assert answer.custom["verdict"] == "nothing_specific"
 
 
-def test_a_dead_feature_and_a_silent_slice_are_answered_without_a_pass(ask, world):
+def test_a_dead_feature_is_answered_without_a_pass(ask, world):
     dead = ask(world, CONDITIONAL, "dead", modulator_token="tenacity")
     assert dead.findings.findings[0].status == "dead"
-    silent = ask(world, CONDITIONAL, "and", modulator_token="tenacity", slice={"family_exclude": ["run_speed_up"]})
-    assert silent.headline.startswith("nothing found: none of the")
-    assert dead.job.passes_made == silent.job.passes_made == 0
+    assert dead.job.passes_made == 0
+
+
+def test_in_a_slice_that_never_activates_the_feature_the_network_still_shows_the_rule(ask, world):
+    silent = {"family_exclude": ["quick_super_jump"], "sample_size": 60}
+    answer = ask(world, CONDITIONAL, "modulated", candidate_tokens=LEGS, modulator_token="tenacity", slice=silent)
+    assert answer.custom["top_reading"] == "blocks"
+    assert answer.custom["top_difference"] == pytest.approx(-2.4)
+
+
+@pytest.mark.parametrize("chosen", [{"candidate_tokens": LEGS}, {"n_candidates": 4}])
+def test_one_context_is_refused_before_any_pass(fresh_world, feature, chosen):
+    ctx, _ = fresh_world
+    job, spec = Job(), spec_of(feature["modulated"], part={"sample_size": 1}, modulator_token="tenacity", **chosen)
+    for act in (lambda: find(CONDITIONAL).plan(spec, ctx), lambda: find(CONDITIONAL).run(spec, ctx, job)):
+        with pytest.raises(RequestError, match=r"at least 2 contexts are needed and 1 is left.*Nothing was run\."):
+            act()
+    assert job.passes_made == 0
+
+
+@pytest.mark.parametrize("modulator", ["comeback_0", "special_saver_0"])
+def test_zero_ap_is_no_modulator(world, feature, modulator):
+    with pytest.raises(RequestError, match=r"at 0 AP: its absence.*Nothing was run\."):
+        find(CONDITIONAL).plan(spec_of(feature["and"], modulator_token=modulator), world)
+
+
+def test_ap_that_is_no_rung_is_resolved_with_a_warning(ask, world, feature):
+    given = {"candidate_tokens": ["quick_super_jump_7", "run_speed_up"], "modulator_token": "sub_resistance_up_41"}
+    answer = ask(world, CONDITIONAL, "modulated", slice={"sample_size": 60}, **given)
+    planned = find(CONDITIONAL).plan(spec_of(feature["modulated"], **given), world)
+    assert answer.custom["modulator"] == "sub_resistance_up_38"
+    for text in (
+        "sub_resistance_up_41: rung 41 is no rung of the vocabulary: 38 is used, as the tokenizer does",
+        "quick_super_jump_7: rung 7 is no rung of the vocabulary: 6 is used, as the tokenizer does",
+    ):
+        assert text in answer.job.warnings
+        assert text in planned.notes
+
+
+def test_each_interaction_has_its_error_interval_and_q(ask, world):
+    answer = ask(world, CONDITIONAL, "dose", candidate_tokens=LEGS, modulator_token="quick_respawn_29")
+    for row in answer.rows("pairs"):
+        for prefix, size in (("with_", "interaction_with"), ("without_", "interaction_without")):
+            low, high = (row[f"{prefix}{end}"] for end in ("low", "high"))
+            assert low <= row[f"{prefix}ci_low"] <= row[size] <= row[f"{prefix}ci_high"] <= high
+            assert row[f"{prefix}std_error"] >= 0
+            assert 0 <= row[f"{prefix}q_value"] <= 1
+        assert row["sim_low"] <= row["ci_low"] <= row["difference"] <= row["ci_high"] <= row["sim_high"]
+
+
+def test_an_unconfirmed_winner_has_its_reason_and_cleared_gear_is_counted(ask, world, feature):
+    part = {"sample_size": 30}
+    answer = ask(world, CONDITIONAL, "modulated", candidate_tokens=LEGS, modulator_token="tenacity", slice=part)
+    assert answer.custom["winner_confirmed"] is None
+    assert answer.custom["winner_confirmed_reason"] == "fewer than 40 contexts: too few to split"
+    sets, vocabulary = draw(spec_of(0, part=part, modulator_token="tenacity"), world).sets, world.vocabulary
+    rivals = [f for f in vocabulary.main_only if vocabulary.slot(f) == vocabulary.slot("tenacity") and f != "tenacity"]
+    lost = int(sets.present[:, [vocabulary.token_id[each] for each in rivals]].any(axis=1).sum())
+    assert any(note.startswith(f"in {lost} of 30 contexts another") for note in answer.findings.diagnostics.notes)
 
 
 @pytest.mark.parametrize("modulator", ["tenacity", "special_saver", WEAPONS[11].name])

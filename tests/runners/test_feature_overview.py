@@ -249,9 +249,9 @@ def test_a_feature_that_goes_with_one_family_has_at_most_twice_the_p_of_its_larg
 def test_followups_are_ready_to_run_and_follow_from_what_was_seen(ask, world):
     answer = ask(world, TYPE, "and")
     types = [each.spec["type"] for each in answer.findings.followups]
-    assert types == ["family_1d_sweep", "pairwise_interactions", "minimal_cores"]
+    assert types == ["family_1d_sweep", "token_influence_sweep", "pairwise_interactions", "minimal_cores"]
     assert answer.findings.followups[0].spec["variables"]["family"] in {"run_speed_up", "ink_resistance_up"}
-    candidates = answer.findings.followups[1].spec["variables"]["candidate_tokens"]
+    candidates = answer.findings.followups[2].spec["variables"]["candidate_tokens"]
     assert {candidate.rsplit("_", 1)[0] for candidate in candidates} >= {"run_speed_up", "ink_resistance_up"} or set(
         candidates
     ) >= {"run_speed_up", "ink_resistance_up"}

@@ -254,3 +254,13 @@ def test_planted_token_rules_are_reliable_in_tokens_and_weapon_rules_in_weapons(
     for rule in (7, 8):
         assert ask(demo, SPLIT, rule, metric="weapon_means").custom["mean_correlation"] > 0.9
         assert ask(demo, SPLIT, rule).custom["stability_passed"] is False
+
+
+@pytest.mark.parametrize("metric", ["pagerank", "token_effects", "token_frequency", "weapon_means"])
+def test_examples_too_few_for_any_unit_give_nulls_with_a_reason(ask, demo, metric):
+    answer = ask(demo, SPLIT, 3, metric=metric, n_splits=4, slice={"sample_size": 15, "activation_threshold": 0})
+    assert answer.custom["mean_correlation"] is None
+    assert answer.custom["reason"] == "only 0 units have a value in both halves: 3 are needed"
+    rows = answer.rows("split_correlations")
+    assert [(row["pearson"], row["n_units"]) for row in rows] == [(None, 0)] * 4
+    assert all(row["reason"] for row in rows)

@@ -127,3 +127,24 @@ def test_the_network_is_asked_about_builds_none_of_which_is_active_and_the_data_
     assert written.row("rung_deltas", label="present")["mean_delta"] == pytest.approx(1.5)
     silent = ask(world, SWEEP, "main_only", family="swim_speed_up", method="observational", slice=without)
     assert silent.headline.startswith("nothing found: none of the 60 examples")
+
+
+def test_an_effect_in_some_contexts_only_says_in_how_many_and_asks_what_else_it_needs(ask, world):
+    answer = ask(world, "family_1d_sweep", "and", family="run_speed_up")
+    row = answer.rows("rung_deltas")[-1]
+    assert row["status"] == "present"
+    assert f"({row['mean_responders']:+.2f} in {row['responder_rate']:.0%} of contexts)" in answer.headline
+    assert answer.findings.followups[0].spec["type"] == "pairwise_interactions"
+
+
+def test_what_the_data_show_and_writing_does_not_asks_for_gaps_in_the_tokens(ask, world):
+    answer = ask(world, "family_1d_sweep", "gap", family="swim_speed_up")
+    assert answer.headline.startswith("nothing")
+    assert [each.spec["type"] for each in answer.findings.followups] == ["within_family_interference"]
+    again = ask(world, "within_family_interference", "gap", **answer.findings.followups[0].spec["variables"])
+    assert "swim_speed_up_3" in again.headline
+
+
+def test_levels_written_on_top_are_announced(ask, world):
+    answer = ask(world, "family_1d_sweep", "dose", family="quick_respawn", constraints=["max_ap_budget"])
+    assert any("written on top" in warning for warning in answer.job.warnings)

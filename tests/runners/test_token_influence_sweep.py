@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from time import thread_time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from mechinterp_runner.context.bundle import Bundle
 from mechinterp_runner.context.context import Context
 from mechinterp_runner.context.contexts import load_context
 from mechinterp_runner.runners.parts.influence.association import count_tertile, population_columns
+from mechinterp_runner.runners.parts.influence.report import causal_sign
 from mechinterp_runner.schemas.catalogue import find
 from mechinterp_runner.schemas.errors import RequestError
 from mechinterp_runner.schemas.job import Job
@@ -98,6 +100,47 @@ def test_enhancers_and_suppressors_of_the_data_are_confirmed_by_the_network_or_n
     assert rival.custom["confirmed"] == ["comeback"]
 
 
+@pytest.mark.parametrize(
+    ("written", "held", "sign"),
+    [
+        ("negligible", "negligible", 0),
+        ("negligible", "unclear", 0),
+        ("negligible", "conditional", None),
+        ("unclear", "negligible", None),
+        ("present", "negligible", None),
+        ("conditional", "negligible", None),
+    ],
+)
+def test_the_network_denies_an_effect_only_where_it_is_negligible(written, held, sign):
+    tables = [SimpleNamespace(status=[each], acting=list) for each in (written, held)]
+    assert causal_sign(SimpleNamespace(table=tables[0], held=tables[1]), 0) is sign
+
+
+def test_a_certain_effect_that_is_not_specific_is_neither_confirmed_nor_denied(ask, demo):
+    answer = ask(demo, SWEEP, 247)
+    row = answer.row("enhancers", token="stealth_jump")
+    assert (row["causal_status"], row["confirmed"]) == ("present", None)
+    assert row["specificity_p"] > 0.05
+    assert answer.custom["not_settled"][0] == "stealth_jump"
+    assert answer.custom["not_confirmed"] == []
+    assert "(not settled: stealth_jump," in answer.headline
+    assert answer.findings.findings[0].relation == "does nothing specific to feature 247"
+
+
+def test_the_winner_must_hold_where_it_was_not_chosen_and_is_null_where_nothing_acts(ask, world):
+    assert ask(world, SWEEP, "dose", slice=FEW).custom["winner_confirmed"] is True
+    assert ask(world, SWEEP, "random_0", slice=FEW).custom["winner_confirmed"] is None
+
+
+def test_the_columns_of_the_data_are_said_to_describe_more_than_the_contexts(ask, world):
+    answer = ask(world, SWEEP, "dose", slice={"sample_size": 60})
+    notes = answer.findings.diagnostics.notes
+    assert any("describe all 3,000 examples of the slice; the 60 contexts" in note for note in notes)
+    assert answer.row("all_tokens", token="comeback")["n_present"] == int((held(world, "comeback") > 0).sum())
+    part = {"weapon_filter": ["11"], "sample_size": 9000}
+    assert any("sample_size 9,000 is more" in text for text in ask(world, SWEEP, "dose", slice=part).job.warnings)
+
+
 @pytest.mark.parametrize("rule", ["threshold", "or", "confounded", "sub", "weapon", "special", "constant"])
 def test_a_feature_of_one_thing_has_no_false_enhancer(ask, world, rule):
     answer = ask(world, SWEEP, rule, method="observational")
@@ -158,6 +201,11 @@ def test_ratios_equal_mantel_and_haenszel_within_weapon_and_tertile_of_unit_coun
         assert row["odds_ratio"] == pytest.approx(StratifiedTable(tables).oddsratio_pooled)
         assert row["high_rate"] == pytest.approx(present[high].mean())
         assert row["low_rate"] == pytest.approx(present[~high].mean())
+        assert row["n_active"] == int((value[present] > 0).sum())
+        active = value[present & (value > 0)]
+        assert row["mean_when_active"] == (pytest.approx(active.mean()) if len(active) else None)
+        assert row["mean_with"] == pytest.approx(value[present].mean())
+        assert row["raw_delta"] == pytest.approx(value[present].mean() - value[~present].mean())
         assert row["ratio_low"] <= row["high_rate_ratio"] < row["ratio_high"]
 
 

@@ -12,6 +12,7 @@ from mechinterp_runner.context.context import Context, Readout
 from mechinterp_runner.context.directions import RandomDirections
 from mechinterp_runner.context.token_sets import levels_of
 from mechinterp_runner.runners.design import unit_effects as unit_effects_module
+from mechinterp_runner.runners.design.effect_report import effect_finding
 from mechinterp_runner.runners.design.effect_rows import effect_table
 from mechinterp_runner.runners.design.unit_effects import (
     CausalColumns,
@@ -23,8 +24,10 @@ from mechinterp_runner.runners.design.unit_effects import (
     unit_plan,
 )
 from mechinterp_runner.runners.design.units import Unit, all_units
+from mechinterp_runner.schemas.errors import RequestError
 from mechinterp_runner.schemas.job import Job
 from mechinterp_runner.schemas.spec import DatasetSlice, ExperimentSpec, Variables
+from scipy import stats
 
 
 class UnitsSpec(ExperimentSpec):
@@ -119,9 +122,62 @@ def test_legs_of_an_and_act_where_the_other_leg_is_and_are_specific(world, featu
 def test_rows_get_the_columns_of_their_unit_and_nulls_without_one(world, feature):
     found = effects_of(world, feature["main_only"], [Unit("comeback", 10), Unit("quick_respawn", 12)])
     row = found.columns(["quick_respawn", "comeback", "quick_respawn", "haunt"], [0, 10, 29, 0])
-    assert set(row) == set(CausalColumns.model_fields) == set(no_causal_columns(1))
+    assert set(row) == set(CausalColumns.model_fields) == set(no_causal_columns(1, "not run"))
     assert row["causal_delta"] == pytest.approx([0.0, 1.5, None, None])
     assert row["held_status"][2:] == [None, None]
+    assert row["causal_reason"] == [None, None, *2 * ["it was not written into builds"]]
+
+
+def test_the_columns_are_students_on_the_paired_differences_with_the_finite_population(world, feature):
+    found = effects_of(world, feature["dose"], [Unit("quick_respawn", 29), Unit("haunt", 10)])
+    row = {name: values[0] for name, values in found.columns(["quick_respawn"], [29]).items()}
+    assert (row["mean_pre_delta"], row["causal_n"]) == (pytest.approx(3.0 * 29 / 57), 300)
+    legs = effects_of(world, feature["and"], [Unit("run_speed_up", 12)])
+    row = {name: values[0] for name, values in legs.columns(["run_speed_up"], [12]).items()}
+    d = 2.5 * (held_by(world, legs, "ink_resistance_up") >= 6)
+    error = d.std(ddof=1) / np.sqrt(len(d)) * np.sqrt(1 - len(d) / len(world.data))
+    assert row["causal_std_error"] == pytest.approx(error)
+    bounds = stats.t.interval(0.95, len(d) - 1, loc=d.mean(), scale=error)
+    assert (row["causal_ci_low"], row["causal_ci_high"]) == pytest.approx(bounds)
+    assert row["causal_p_value"] == pytest.approx(2 * stats.t.sf(d.mean() / error, len(d) - 1))
+    assert row["causal_q_value"] == row["causal_p_value"]
+    exact = stats.binomtest(int((d > 0).sum()), len(d)).proportion_ci(0.95)
+    assert (row["responder_low"], row["responder_high"]) == pytest.approx((exact.low, exact.high))
+
+
+def test_below_the_floor_the_pre_activation_shows_the_whole_step(world, feature):
+    found = effects_of(world, feature["threshold"], [Unit("special_charge_up", 29)])
+    row = found.columns(["special_charge_up"], [29])
+    assert (row["causal_delta"], row["mean_pre_delta"]) == ([pytest.approx(1.5)], [pytest.approx(2.0)])
+
+
+def test_where_constraints_leave_no_unit_the_request_says_what_to_change(world):
+    spec = spec_of(0, sample_size=100).model_copy(update={"constraints": ("max_ap_budget",)})
+    with pytest.raises(RequestError, match=r"quick_respawn_57 under max_ap_budget: leave the constraint out.*Nothing"):
+        unit_effects(spec, world, [Unit("quick_respawn", 57)], min_effect=0.1, job=Job())
+
+
+def test_a_unit_that_constraints_drop_has_nulls_with_that_reason(world, feature):
+    spec = spec_of(feature["main_only"], sample_size=100).model_copy(update={"constraints": ("max_ap_budget",)})
+    units, job = [Unit("comeback", 10), Unit("quick_respawn", 57)], Job()
+    announced = unit_plan(spec, world, units)
+    found = unit_effects(spec, world, units, min_effect=0.1, job=job)
+    row = found.columns(["comeback", "quick_respawn"], [10, 57])
+    assert row["causal_delta"] == [pytest.approx(1.5), None]
+    assert row["causal_reason"] == [None, "constraints leave too few contexts for it"]
+    assert announced.forward_passes + announced.saved_passes == 3 * announced.contexts
+
+
+def test_a_certain_effect_that_is_not_specific_is_not_said_to_be_undetectable():
+    null = null_of(np.full(199, 5.0) * np.where(np.arange(199) % 2, 1, -1), np.full(199, 6.0))
+    (table,) = specific([table_of(np.stack([np.full(400, 2.0)]))], [null])
+    silent = table_of(np.zeros((1, 400)))
+    words = [
+        effect_finding(each, 0, subject="x", feature=7, population="all", table_name="t").relation
+        for each in (table, silent)
+    ]
+    assert (table.status, silent.status) == (["present"], ["negligible"])
+    assert words == ["does nothing specific to feature 7", "does nothing detectable to feature 7"]
 
 
 def test_the_dry_run_announces_the_passes(fresh_world):

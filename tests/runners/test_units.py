@@ -13,6 +13,8 @@ from mechinterp_runner.runners.design.units import (
     exclusive,
     parse_unit,
     parse_units,
+    resolution_warnings,
+    rivals_of,
     unit_at,
     with_units,
     without_units,
@@ -62,6 +64,26 @@ def test_an_unknown_unit_is_an_error(world, text):
 def test_ap_out_of_range_is_an_error(world, text):
     with pytest.raises(RequestError, match="out of range"):
         parse_unit(text, world)
+
+
+@pytest.mark.parametrize("text", ["swim_speed_up_0", "comeback_0"])
+def test_zero_ap_is_no_unit(world, text):
+    with pytest.raises(RequestError, match=r"at 0 AP: its absence.*Nothing was run\."):
+        parse_unit(text, world)
+
+
+def test_only_ap_that_is_no_rung_is_warned_about(world):
+    texts = ["swim_speed_up_41", "swim_speed_up_38", "swim_speed_up", "comeback", "comeback_10", "weapon_id_41"]
+    found = resolution_warnings(texts, world)
+    assert found == ("swim_speed_up_41: rung 41 is no rung of the vocabulary: 38 is used, as the tokenizer does",)
+
+
+def test_a_set_loses_a_rival_where_it_holds_another_ability_of_the_units_gear_slot(world):
+    found = rivals_of(world.sets(ROWS), [Unit("comeback", 10), Unit("swim_speed_up", 12)], world)
+    slot = world.vocabulary.slot("comeback")
+    rivals = {each for each in MAIN_ONLY if each != "comeback" and world.vocabulary.slot(each) == slot}
+    assert found.tolist() == [bool(tokens & rivals) for tokens in tokens_of(world, ROWS)]
+    assert found.any()
 
 
 def test_units_given_twice_in_any_spelling_are_an_error_that_names_them(world):

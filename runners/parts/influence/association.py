@@ -23,6 +23,8 @@ from ...stats.tails import benjamini_hochberg, sidak_level
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
+NOT_RUN = "method 'observational': the causal columns are null"
+NOT_READ = "method 'interventional': the columns of the data are null"
 BUILDS_UNKNOWN = "builds are unknown: errors are clustered by distinct (weapon, set), which may be too narrow"
 
 
@@ -55,6 +57,7 @@ class Association:
         effects: effect of each on activation with the weapon held fixed.
         low, high: its 95 % interval, simultaneous over the rows that can be judged (Sidak).
         mean_with, mean_without: mean activation of the examples with and without it.
+        n_active: active examples with it.
         effect_size: the within-weapon effect by the pooled standard deviation of activation with and without it.
         q_value: Benjamini-Hochberg q of the within-weapon effect.
         status: verdict on it; None where it cannot be judged.
@@ -69,6 +72,7 @@ class Association:
     high: Floats
     mean_with: Floats
     mean_without: Floats
+    n_active: Ints
     effect_size: Floats
     q_value: Floats
     status: list[Status | None]
@@ -85,6 +89,18 @@ class Association:
     def n_absent(self) -> Ints:
         """Examples without it."""
         return self.units.matrix.shape[0] - self.effects.n_present
+
+    @property
+    def raw_delta(self) -> Floats:
+        """Mean activation of the examples with each unit minus that of the others, over all weapons."""
+        return self.mean_with - self.mean_without
+
+    @property
+    def mean_when_active(self) -> Floats:
+        """Mean activation of the active examples with each unit; NaN without any."""
+        # The inactive add nothing to the sum.
+        total = np.where(self.n_active > 0, self.mean_with * self.n_present, np.nan)
+        return total / np.maximum(self.n_active, 1)
 
     @property
     def sparse(self) -> NDArray[np.bool_]:
@@ -142,17 +158,17 @@ def associate(
     effects = design.effects(value)
     n = np.stack([effects.n_present, len(value) - effects.n_present])
     usable = (n.min(axis=0) >= MIN_N) & np.isfinite(effects.std_error)
-    joint = sidak_level(0.95, int(usable.sum()))
-    low, high = effects.interval(joint)
+    low, high = effects.interval(joint := sidak_level(0.95, int(usable.sum())))
     rates = _rates(units, split, stratum, cluster, joint)
-    mean_with, mean_without = presence_means(value, units.matrix)
+    means = presence_means(value, units.matrix)
     return Association(
         units=units,
         effects=effects,
         low=low,
         high=high,
-        mean_with=mean_with,
-        mean_without=mean_without,
+        mean_with=means[0],
+        mean_without=means[1],
+        n_active=_active_with(units, value),
         effect_size=_by_deviation(effects.coefficient, value, units),
         q_value=benjamini_hochberg(np.where(usable, effects.p_value(), np.nan)),
         status=_verdicts(low, high, usable, min_effect),
@@ -160,6 +176,11 @@ def associate(
         reason=_reasons(n, effects, rates),
         rates=rates,
     )
+
+
+def _active_with(units: UnitColumns, value: Floats) -> Ints:
+    """Active examples with each unit, [k]."""
+    return np.asarray(units.matrix.T @ (value > 0).astype(np.int64)).ravel()
 
 
 def _verdicts(low: Floats, high: Floats, usable: NDArray[np.bool_], min_effect: float) -> list[Status | None]:

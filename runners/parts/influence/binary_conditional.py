@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,23 +13,27 @@ from pydantic import Field
 from ....context.context import Context
 from ....context.population import Population
 from ....context.token_sets import TokenSets
+from ....schemas.errors import RequestError
 from ....schemas.job import Job
-from ....schemas.result import Row, Table, plain
+from ....schemas.result import Table
 from ....schemas.spec import ExperimentSpec
+from ...design.constraints import admit
 from ...design.effect_rows import EffectTable, effect_table
-from ...design.interventions import Design, admissible, draw
+from ...design.interventions import Contexts, Design, admissible, draw
 from ...design.unit_columns import UnitColumns
+from ...design.unit_effects import DROPPED, WrittenColumns, whole_pairs, written_columns
 from ...design.units import Unit, with_units, without_units
 from ...stats.groups import MIN_CLUSTERS, MIN_N
 from ...stats.presence import PresenceDesign, presence_means
 from ...stats.tails import sidak_level, t_quantile
+from .association import NOT_RUN
 
 CONTEXT_STREAM = 25
 BUDGET = 20_000
 FEWEST_CONTEXTS = 100
 
 
-class ConditionalEffect(Row):
+class ConditionalEffect(WrittenColumns):
     """One ability among builds with the primary family at one level."""
 
     ability: str = Field(description="The main-only ability.")
@@ -39,6 +43,9 @@ class ConditionalEffect(Row):
     n_absent: int = Field(description="Examples without it at this level.")
     mean_with: float | None = Field(description="Mean activation of the examples with it.")
     mean_without: float | None = Field(description="Mean activation of those without.")
+    n_active: int | None = Field(description="Of the examples with it, active.")
+    mean_when_active: float | None = Field(description="Mean activation of those.")
+    raw_delta: float | None = Field(description="mean_with minus mean_without, over all weapons.")
     delta: float | None = Field(description="Mean with minus mean without, weapon held fixed.")
     delta_low: float | None = Field(description="Lower end of its 95 % interval that holds for all rows at once.")
     delta_high: float | None = Field(description="Upper end of that interval.")
@@ -48,10 +55,6 @@ class ConditionalEffect(Row):
     causal_delta: float | None = Field(
         description="Mean effect of writing it into builds in which the primary family was written at this level."
     )
-    causal_low: float | None = Field(description="Lower end of its 95 % interval that holds for all rows at once.")
-    causal_high: float | None = Field(description="Upper end of that interval.")
-    responder_rate: float | None = Field(description="Share of those contexts it moves by more than min_effect.")
-    causal_status: str | None = Field(description="Verdict on the causal effect; null without the model.")
     reason: str | None = Field(description="Why a number of the data is null.")
 
 
@@ -72,15 +75,22 @@ class ConditionalDesign:
     """Pairs of conditions (without and with an ability) at each level, level by level.
 
     Attributes:
-        design: its contexts and conditions.
+        design: its contexts and conditions; no condition where constraints leave too few contexts for any.
         cells: (level, position of the ability) of each pair.
+        warnings: what had to go, for a reader who does not know which design is meant.
     """
 
     design: Design
     cells: list[tuple[int, int]]
+    warnings: tuple[str, ...]
 
 
-Conditional = tuple[ConditionalDesign, EffectTable]
+@dataclass(frozen=True)
+class Conditional:
+    """A design with the effects of its cells; None where it has no cell."""
+
+    found: ConditionalDesign
+    effects: EffectTable | None
 
 
 def conditional_design(
@@ -88,7 +98,8 @@ def conditional_design(
 ) -> ConditionalDesign:
     """The contexts with the primary family at each level, without and with each ability.
 
-    There are as many contexts as 20,000 constructed sets allow, 100 at least.
+    There are as many contexts as 20,000 constructed sets allow, 100 at least. At level 0 the family is taken out;
+    above, its own tokens make room for the level, or stay where ``one_rung_per_family`` is lifted.
     """
     contexts = draw(spec, ctx)
     most = max(FEWEST_CONTEXTS, BUDGET // (2 * len(levels.distinct()) * len(abilities)))
@@ -100,23 +111,43 @@ def conditional_design(
     conditions: list[TokenSets] = []
     labels, cells = [], []
     for level in levels.distinct():
-        start = contexts.sets.with_level(levels.family, level, ctx.vocabulary)
+        clear = level == 0 or "one_rung_per_family" in spec.constraints
+        start = contexts.sets.with_level(levels.family, level, ctx.vocabulary, clear=clear)
         for position, ability in enumerate(abilities):
             without = without_units(start, [ability], ctx)
             conditions += [without, with_units(without, [ability], ctx)]
             labels += [f"{levels.family} {level} {word} {ability.family}" for word in ("without", "with")]
             cells.append((level, position))
-    design = admissible(contexts, contexts.sets, conditions, labels, spec=spec, ctx=ctx)
-    return ConditionalDesign(design, cells[: len(design.kept) // 2])
+    design = _admissible(contexts, conditions, labels, spec, ctx)
+    warnings = tuple(f"conditional_effects: {warning}" for warning in design.warnings)
+    return ConditionalDesign(design, cells[: len(design.kept) // 2], warnings)
+
+
+def _admissible(
+    contexts: Contexts, conditions: Sequence[TokenSets], labels: Sequence[str], spec: ExperimentSpec, ctx: Context
+) -> Design:
+    """The pairs of conditions that constraints leave contexts for; without any, an empty design instead of an error.
+
+    The abilities by themselves can be run all the same.
+    """
+    try:
+        design = whole_pairs(admissible(contexts, contexts.sets, conditions, labels, spec=spec, ctx=ctx))
+    except RequestError:
+        violations = admit([contexts.sets, *conditions], ctx, spec.constraints)[1]
+        design = Design(contexts, contexts.sets, (), (), violations, ())
+    if design.kept:
+        return design
+    return replace(design, warnings=("constraints leave too few contexts for any level: nothing was written in",))
 
 
 def conditional_effects(
     spec: ExperimentSpec, ctx: Context, found: ConditionalDesign, *, min_effect: float, job: Job
-) -> EffectTable:
+) -> Conditional:
     """Effects of the pairs of a design, in the order of its cells."""
-    pooled = found.design.pooled(ctx, job)[: 2 * len(found.cells) + 1]
-    readout = ctx.read(pooled, spec.feature_id)
-    return effect_table(
+    if not found.cells:
+        return Conditional(found, None)
+    readout = ctx.read(found.design.pooled(ctx, job), spec.feature_id)
+    effects = effect_table(
         readout.activation[2::2],
         readout.pre[2::2],
         base=(readout.activation[1::2], readout.pre[1::2]),
@@ -125,6 +156,7 @@ def conditional_effects(
         null=None,
         seed=spec.dataset_slice.random_seed,
     )
+    return Conditional(found, effects)
 
 
 @dataclass(frozen=True)
@@ -146,12 +178,13 @@ class LevelContrast:
     least_delta: float
 
 
-def level_contrast(
-    found: ConditionalDesign, effects: EffectTable, position: int, min_effect: float
-) -> LevelContrast | None:
+def level_contrast(causal: Conditional, position: int, min_effect: float) -> LevelContrast | None:
     """Where an ability acts most and least; None where no two levels certainly differ by what matters."""
-    each = effects.effects
+    found = causal.found
     cells = [at for at, (_, ability) in enumerate(found.cells) if ability == position]
+    if causal.effects is None or not cells:
+        return None
+    each = causal.effects.effects
     ranked = sorted(cells, key=lambda at: abs(float(each.mean[at])))
     top, least = ranked[-1], ranked[0]
     alike = [
@@ -198,27 +231,27 @@ def conditional_table(
     seen = {level: _at_level(ctx, population, np.flatnonzero(own == level), abilities) for level in levels.distinct()}
     usable = [min(cell.n_present, cell.n_absent) >= MIN_N and cell.error > 0 for row in seen.values() for cell in row]
     joint = sidak_level(0.95, sum(usable))
-    rows: list[ConditionalEffect] = []
+    rows: list[dict[str, Any]] = []
+    keys: list[tuple[int, int]] = []
     for position, ability in enumerate(abilities.labels):
         for asked, level in levels.resolved.items():
             cell = seen[level][position]
-            low, high = cell.interval(joint)
-            numbers = {"mean_with": cell.mean_with, "mean_without": cell.mean_without, "delta": cell.delta}
-            numbers |= {"delta_low": low, "delta_high": high}
-            row: dict[str, Any] = {
-                "ability": ability,
-                "rung": asked,
-                "resolved_rung": level,
-                "n_present": cell.n_present,
-                "n_absent": cell.n_absent,
-                **({name: plain(value) for name, value in numbers.items()} if observed else dict.fromkeys(numbers)),
-                "sparse": min(cell.n_present, cell.n_absent) < min_samples,
-                "reason": cell.reason() if observed else None,
-                **_causal(causal, (level, position)),
-            }
-            rows.append(ConditionalEffect.model_validate(row))
-    notes = [] if causal is None else [f"causal columns: {len(causal[0].design.base)} contexts at each level"]
-    return Table.of("conditional_effects", ConditionalEffect, rows, notes)
+            numbers = cell.numbers(joint)
+            rows.append(
+                {
+                    "ability": ability,
+                    "rung": asked,
+                    "resolved_rung": level,
+                    "n_present": cell.n_present,
+                    "n_absent": cell.n_absent,
+                    **(numbers if observed else dict.fromkeys(numbers)),
+                    "sparse": min(cell.n_present, cell.n_absent) < min_samples,
+                }
+            )
+            keys.append((level, position))
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    notes = [] if causal is None else [f"causal columns: {len(causal.found.design.base)} contexts at each level"]
+    return Table.from_columns("conditional_effects", ConditionalEffect, columns | _causal(causal, keys), notes)
 
 
 @dataclass(frozen=True)
@@ -227,15 +260,28 @@ class _Cell:
 
     n_present: int
     n_absent: int
+    n_active: int
     mean_with: float
     mean_without: float
     delta: float
     error: float
     df: int
 
-    def interval(self, level: float) -> tuple[float, float]:
+    def numbers(self, level: float) -> dict[str, Any]:
+        """The columns of the data, with an interval at a level of confidence."""
         half = float(t_quantile(0.5 + level / 2, self.df)) * self.error
-        return self.delta - half, self.delta + half
+        return {
+            "mean_with": self.mean_with,
+            "mean_without": self.mean_without,
+            "n_active": self.n_active,
+            # The inactive add nothing to the sum.
+            "mean_when_active": self.mean_with * self.n_present / self.n_active if self.n_active else None,
+            "raw_delta": self.mean_with - self.mean_without,
+            "delta": self.delta,
+            "delta_low": self.delta - half,
+            "delta_high": self.delta + half,
+            "reason": self.reason(),
+        }
 
     def reason(self) -> str | None:
         if not self.n_present:
@@ -251,21 +297,24 @@ class _Cell:
 def _at_level(ctx: Context, population: Population, rows: NDArray[np.intp], abilities: UnitColumns) -> list[_Cell]:
     """The abilities among the examples at some positions of the population."""
     if not len(rows):
-        return [_Cell(0, 0, np.nan, np.nan, np.nan, np.nan, 1) for _ in abilities.labels]
+        return [_Cell(0, 0, 0, np.nan, np.nan, np.nan, np.nan, 1) for _ in abilities.labels]
     columns, value, at = abilities.matrix[rows], population.activation[rows].astype(np.float64), population.rows[rows]
     with_it, without = presence_means(value, columns)
     found = PresenceDesign.of(columns, ctx.data.weapon[at], ctx.data.clusters[at]).effects(value)
-    series = zip(found.n_present.tolist(), with_it, without, found.coefficient, found.std_error, strict=True)
+    active = abilities.matrix[rows].T @ (value > 0)
+    series = zip(
+        found.n_present.tolist(), active.tolist(), with_it, without, found.coefficient, found.std_error, strict=True
+    )
     return [
-        _Cell(n, len(rows) - n, float(a), float(b), float(delta), float(error), found.df)
-        for n, a, b, delta, error in series
+        _Cell(n, len(rows) - n, int(up), float(a), float(b), float(delta), float(error), found.df)
+        for n, up, a, b, delta, error in series
     ]
 
 
-def _causal(causal: Conditional | None, cell: tuple[int, int]) -> dict[str, Any]:
-    names = ("causal_delta", "causal_low", "causal_high", "responder_rate", "causal_status")
-    if causal is None or cell not in causal[0].cells:
-        return dict.fromkeys(names)
-    at, effects = causal[0].cells.index(cell), causal[1].effects
-    values = (effects.mean[at], effects.sim_low[at], effects.sim_high[at], effects.responder_rate[at])
-    return dict(zip(names, (*map(float, values), causal[1].status[at]), strict=True))
+def _causal(causal: Conditional | None, keys: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """The columns of the network for rows of (level, position of the ability)."""
+    if causal is None:
+        return written_columns(None, [None] * len(keys), [NOT_RUN] * len(keys))
+    where = {cell: at for at, cell in enumerate(causal.found.cells)}
+    reasons = [f"{DROPPED} at {level} AP of the primary family" for level, _ in keys]
+    return written_columns(causal.effects, [where.get(key) for key in keys], reasons)

@@ -18,7 +18,7 @@ from ...design.unit_columns import UnitColumns
 from ...design.unit_effects import CausalColumns, UnitEffects, no_causal_columns
 from ...design.units import Unit, exclusive
 from ...stats.groups import sum_by
-from .association import Association
+from .association import NOT_RUN, Association
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
@@ -40,6 +40,8 @@ class BinaryEffect(CausalColumns):
     effect_size: float | None = Field(description="delta / standard deviation of activation pooled over with, without.")
     n_present: int = Field(description="Examples with it.")
     n_absent: int = Field(description="Examples without it.")
+    n_active: int | None = Field(description="Of the examples with it, active.")
+    mean_when_active: float | None = Field(description="Mean activation of those.")
     baseline_rate: float | None = Field(description="Share of the examples that are not high that hold it.")
     high_rate: float | None = Field(description="Share of the high examples that hold it.")
     enrichment: float | None = Field(description="Ratio of these rates within weapons (Mantel-Haenszel).")
@@ -67,6 +69,8 @@ OBSERVED = (
     "delta_high",
     "raw_delta",
     "effect_size",
+    "n_active",
+    "mean_when_active",
     "baseline_rate",
     "high_rate",
     "enrichment",
@@ -103,10 +107,12 @@ def binary_effects(
         "delta": seen.effects.coefficient,
         "delta_low": seen.low,
         "delta_high": seen.high,
-        "raw_delta": seen.mean_with - seen.mean_without,
+        "raw_delta": seen.raw_delta,
         "effect_size": seen.effect_size,
         "n_present": seen.n_present,
         "n_absent": seen.n_absent,
+        "n_active": seen.n_active,
+        "mean_when_active": seen.mean_when_active,
         "baseline_rate": seen.rates.among_rest,
         "high_rate": seen.rates.among_high,
         "enrichment": seen.rates.ratio,
@@ -121,7 +127,7 @@ def binary_effects(
     }
     if not observed:
         columns |= {name: [None] * len(labels) for name in OBSERVED}
-    causal = no_causal_columns(len(labels)) if effects is None else effects.columns(labels, [0] * len(labels))
+    causal = no_causal_columns(len(labels), NOT_RUN) if effects is None else effects.columns(labels, [0] * len(labels))
     order = _order(seen, effects, len(labels))
     shown = {name: [values[i] for i in order] for name, values in (columns | causal).items()}
     return Table.from_columns("binary_effects", BinaryEffect, shown, [] if note is None else [note])
@@ -144,6 +150,7 @@ class Combination(Row):
     n_active: int = Field(description="Of these, active.")
     n_none: int = Field(description="Examples that hold none of them.")
     mean_activation: float | None = Field(description="Mean activation of the examples that hold all.")
+    mean_when_active: float | None = Field(description="Mean activation of the active ones of these.")
     mean_none: float | None = Field(description="Mean activation of those that hold none.")
     delta: float | None = Field(description="Their difference, weapon held fixed.")
     expected: float | None = Field(description="Sum of what each ability alone goes with, weapon held fixed.")
@@ -243,13 +250,15 @@ def _combination(
     every: Cells = np.all(cells.held[:, group], axis=1)
     none: Cells = ~np.any(cells.held[:, group], axis=1)
     delta, expected, n = cells.contrast(every, none), float(single[group].sum()), int(cells.n[every].sum())
+    active = int(cells.n_active[every].sum())
     return Combination(
         abilities=" + ".join(labels[i] for i in group),
         size=len(group),
         n=n,
-        n_active=int(cells.n_active[every].sum()),
+        n_active=active,
         n_none=int(cells.n[none].sum()),
         mean_activation=cells.mean(every),
+        mean_when_active=float(cells.total[every].sum()) / active if active else None,
         mean_none=cells.mean(none),
         delta=delta,
         expected=None if np.isnan(expected) else expected,

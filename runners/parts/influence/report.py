@@ -10,15 +10,26 @@ import numpy as np
 from ....context.context import Context
 from ....context.population import Population
 from ....schemas.job import Job
-from ....schemas.result import Finding, Findings, Followup, Method
+from ....schemas.result import Diagnostics, Finding, Findings, Followup, Method
 from ....schemas.spec import ExperimentSpec
 from ...design.effect_report import effect_finding, effect_text, leading, nothing_text, summarise
 from ...design.effect_rows import EffectTable
 from ...design.high import HighSplit
-from ...design.report import CORRELATIONAL, diagnostics, followup, interval, number, observed_scope, plural
+from ...design.report import (
+    CORRELATIONAL,
+    diagnostics,
+    followup,
+    interval,
+    intervention_diagnostics,
+    number,
+    observed_scope,
+    plural,
+)
 from ...design.unit_effects import UnitEffects
+from ...stats.curve import winner_confirmed
 from .association import Association
 
+CONFIRM_STREAM = 31
 NAMED = 3
 FINDINGS = 5
 FOLLOWED = 2
@@ -35,12 +46,17 @@ def sign_of(table: EffectTable, index: int) -> Sign:
 
 
 def causal_sign(effects: UnitEffects, index: int) -> Sign | None:
-    """Direction in which a unit acts, written in or as builds hold it; 0 where it does not, None where unclear."""
+    """Direction in which a unit acts, written in or as builds hold it; None where that is not settled.
+
+    0 only where writing it in is negligible and nothing is certain of it as held, of which few contexts may speak: a
+    certain effect that is not specific is no evidence that there is none.
+    """
     if index in effects.table.acting():
         return sign_of(effects.table, index)
     if index in effects.held.acting():
         return sign_of(effects.held, index)
-    return None if effects.table.status[index] == "unclear" else 0
+    certain = effects.held.status[index] in {"present", "conditional"}
+    return 0 if effects.table.status[index] == "negligible" and not certain else None
 
 
 def _size(table: EffectTable, index: int) -> str:
@@ -136,11 +152,12 @@ def causal_findings(
     ]
 
 
-def causal_numbers(effects: UnitEffects, names: Sequence[str]) -> dict[str, Any]:
-    """What ``custom`` says of the causal side."""
+def causal_numbers(effects: UnitEffects, names: Sequence[str], seed: int) -> dict[str, Any]:
+    """What ``custom`` says of the causal side; the seed splits the contexts for ``winner_confirmed``."""
     written, held = effects.acting(), effects.acting_as_held()
     part = effects.table if written or not held else effects.held
     top = (written or held or [nearest_to_acting(effects.table)])[0]
+    rng, rows = np.random.default_rng([seed, CONFIRM_STREAM]), written or held
     return {
         "acting": [*(names[i] for i in written), *(held_name(effects, names, i) for i in held)],
         "top_causal": names[top],
@@ -149,7 +166,32 @@ def causal_numbers(effects: UnitEffects, names: Sequence[str]) -> dict[str, Any]
         "top_causal_high": float(part.effects.sim_high[top]),
         "verdict": part.status[top] if written or held else "nothing_specific",
         "specificity_p": float(part.specificity[top]),
+        "winner_confirmed": winner_confirmed(part.differences[:, rows], rng) if rows else None,
     }
+
+
+def causal_diagnostics(
+    spec: ExperimentSpec,
+    ctx: Context,
+    population: Population,
+    effects: UnitEffects,
+    job: Job,
+    *,
+    min_effect: float,
+    observed: bool,
+) -> Diagnostics:
+    """Diagnostics of a run on contexts, beside columns of the data that describe the population."""
+    contexts = effects.design.contexts
+    for warning in contexts.population.warnings:
+        job.warn(warning)
+    plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job)
+    found = intervention_diagnostics(effects.design, effects.base_pre, plain, job)
+    if observed and len(contexts.positions) < len(population):
+        found.notes.append(
+            f"columns of the data describe all {len(population):,} examples of the slice; the "
+            f"{len(contexts.positions):,} contexts of the causal columns are a sample of them"
+        )
+    return found
 
 
 def causal_followups(spec: ExperimentSpec, ctx: Context, effects: UnitEffects) -> list[Followup]:
@@ -176,6 +218,12 @@ def causal_followups(spec: ExperimentSpec, ctx: Context, effects: UnitEffects) -
             reason = f"{family} acts as builds hold it and not as it is written: does a gap in its tokens matter?"
             found.append(followup(spec, "within_family_interference", {"family": family}, reason))
     return found
+
+
+def listing(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(names[:NAMED])}{more}"
 
 
 def observed_headline(

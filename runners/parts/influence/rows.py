@@ -12,12 +12,11 @@ from ....schemas.result import Row, Status, Table
 from ...design.unit_columns import UnitColumns
 from ...design.unit_effects import CausalColumns, UnitEffects, no_causal_columns
 from ...design.units import DEFAULT_RUNG, Unit, unit_at
-from .association import Association
+from .association import NOT_RUN, Association
 from .report import causal_sign
 
 COMMON = 0.05
-NOT_RUN = "method 'observational': the causal columns are null"
-NOT_READ = "method 'interventional': the columns of the data are null"
+FEW_HOLD = "fewer than min_samples examples hold it: it was not written into builds"
 
 
 class TokenInfluence(CausalColumns):
@@ -34,12 +33,17 @@ class TokenInfluence(CausalColumns):
     odds_ratio: float | None = Field(description="The same comparison as a pooled odds ratio; null where infinite.")
     high_rate: float | None = Field(description="Share of the high examples that hold it.")
     low_rate: float | None = Field(description="Share of all other examples that hold it.")
+    mean_with: float | None = Field(description="Mean activation of the examples with it.")
+    mean_without: float | None = Field(description="Mean activation of the others.")
+    raw_delta: float | None = Field(description="mean_with minus mean_without, over all weapons.")
     delta: float | None = Field(description="Mean activation with minus without it, weapon held fixed.")
     delta_low: float | None = Field(description="Lower end of its 95 % interval that holds for all rows at once.")
     delta_high: float | None = Field(description="Upper end of that interval.")
     effect_size: float | None = Field(description="delta / standard deviation of activation pooled over with, without.")
     n_present: int = Field(description="Examples with it.")
     n_absent: int = Field(description="Examples without it.")
+    n_active: int | None = Field(description="Of the examples with it, active.")
+    mean_when_active: float | None = Field(description="Mean activation of those.")
     q_value: float | None = Field(description="Benjamini-Hochberg q of delta over the rows.")
     status: Status | None = Field(description="Verdict on delta; null where it cannot be judged.")
     observed_p: float | None = Field(
@@ -47,7 +51,7 @@ class TokenInfluence(CausalColumns):
     )
     sparse: bool = Field(description="Fewer than 20 examples with or without it.")
     confirmed: bool | None = Field(
-        description="Whether the network agrees with an enhancer or suppressor; null where unclear or not asked."
+        description="Whether the network agrees with an enhancer or suppressor; null where not settled or not asked."
     )
     reason: str | None = Field(description="Why a number is null.")
 
@@ -59,6 +63,11 @@ OBSERVED = (
     "odds_ratio",
     "high_rate",
     "low_rate",
+    "mean_with",
+    "mean_without",
+    "raw_delta",
+    "n_active",
+    "mean_when_active",
     "delta",
     "delta_low",
     "delta_high",
@@ -116,7 +125,7 @@ def listed(seen: Association, bounds: tuple[float, float], min_samples: int) -> 
 def confirmations(
     effects: UnitEffects | None, run: dict[int, int], suppressors: list[int], enhancers: list[int]
 ) -> dict[int, bool | None]:
-    """Whether the network agrees with each listed unit; None where it was not asked or is unclear.
+    """Whether the network agrees with each listed unit; None where it was not asked or leaves it open.
 
     Args:
         effects: causal effects; None where nothing was run.
@@ -143,9 +152,9 @@ def influence_columns(
     """The columns of `TokenInfluence` for every unit."""
     labels, k = list(seen.units.labels), len(seen.units.labels)
     units = [effects.units[run[i]] if effects is not None and i in run else None for i in range(k)]
-    causal = no_causal_columns(k)
+    causal = no_causal_columns(k, NOT_RUN)
     if effects is not None:
-        causal = effects.columns(seen.units.family, [unit.level if unit else -1 for unit in units])
+        causal = effects.columns(seen.units.family, seen.units.level, FEW_HOLD)
     columns: dict[str, Any] = {
         "token": labels,
         "family": list(seen.units.family),
@@ -156,12 +165,17 @@ def influence_columns(
         "odds_ratio": seen.rates.odds,
         "high_rate": seen.rates.among_high,
         "low_rate": seen.rates.among_rest,
+        "mean_with": seen.mean_with,
+        "mean_without": seen.mean_without,
+        "raw_delta": seen.raw_delta,
         "delta": seen.effects.coefficient,
         "delta_low": seen.low,
         "delta_high": seen.high,
         "effect_size": seen.effect_size,
         "n_present": seen.n_present,
         "n_absent": seen.n_absent,
+        "n_active": seen.n_active,
+        "mean_when_active": seen.mean_when_active,
         "q_value": seen.q_value,
         "status": seen.status,
         "observed_p": seen.specificity,

@@ -17,7 +17,18 @@ from ....schemas.errors import RequestError
 from ....schemas.facts import MAX_AP
 from ....schemas.job import Job
 from ....schemas.spec import ExperimentSpec, Variables
-from ...design.units import DEFAULT_RUNG, Unit, all_units, exclusive, parse_units, unit_at, with_units, without_units
+from ...design.report import plural
+from ...design.units import (
+    DEFAULT_RUNG,
+    Unit,
+    all_units,
+    exclusive,
+    parse_unit,
+    parse_units,
+    resolution_warnings,
+    with_units,
+    without_units,
+)
 from .grid import Grid, Meter
 
 Floats = NDArray[np.floating[Any]]
@@ -99,12 +110,14 @@ class Pool:
         choose: how many are to be chosen among them by their effects; None takes all.
         named: they were asked for one by one.
         notes: defaults that were applied.
+        warnings: AP values that are no rung of the vocabulary.
     """
 
     units: tuple[Unit, ...]
     choose: int | None
     named: bool
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     def taken(self, response: Floats, ctx: Context) -> list[Unit]:
         """The units that respond most [len(units)], strongest first, of each family its strongest.
@@ -134,7 +147,8 @@ def pool(variables: CandidateVariables, ctx: Context, *, default: int = ALL_UP_T
     Raises:
         RequestError: an unknown unit, a rung below the vocabulary's, or a candidate in place of ``barred``.
     """
-    notes = _rung_notes(variables, ctx)
+    notes: tuple[str, ...] = ()
+    warnings = (*_rung_warnings(variables, ctx), *resolution_warnings(variables.candidate_tokens or (), ctx))
     if variables.candidate_tokens is not None:
         units = parse_units(variables.candidate_tokens, ctx, variables.rung)
         clash = [unit.label(ctx) for unit in units if barred is not None and exclusive(unit, barred, ctx)]
@@ -143,7 +157,7 @@ def pool(variables: CandidateVariables, ctx: Context, *, default: int = ALL_UP_T
                 f"candidate_tokens holds {', '.join(clash)}, which no build can hold beside the modulator "
                 f"{barred.label(ctx)}. Leave it out. Nothing was run."
             )
-        return Pool(tuple(units), None, named=True, notes=notes)
+        return Pool(tuple(units), None, named=True, notes=notes, warnings=warnings)
     units = all_units(ctx, variables.rung)
     if not variables.family_mode:
         units = [Unit(family, rung) for family in ctx.vocabulary.families for rung in ctx.vocabulary.rungs(family)]
@@ -156,10 +170,10 @@ def pool(variables: CandidateVariables, ctx: Context, *, default: int = ALL_UP_T
         notes += (f"n_candidates {wanted} is more than there are: all {len(allowed)} units are paired",)
     if variables.n_candidates is None and choose is not None:
         notes += (f"n_candidates not given: {choose} of {len(allowed)} units, those that move the feature most",)
-    return Pool(tuple(allowed), choose, named=False, notes=notes)
+    return Pool(tuple(allowed), choose, named=False, notes=notes, warnings=warnings)
 
 
-def _rung_notes(variables: CandidateVariables, ctx: Context) -> tuple[str, ...]:
+def _rung_warnings(variables: CandidateVariables, ctx: Context) -> tuple[str, ...]:
     rungs = sorted({rung for family in ctx.vocabulary.stackable for rung in ctx.vocabulary.rungs(family)})
     if not rungs or variables.rung in rungs:
         return ()
@@ -197,6 +211,21 @@ def pairs_of(units: Sequence[Unit], ctx: Context, *, rungs_too: bool) -> tuple[l
             f"gear slots. Nothing was run."
         )
     return pairs, len(both) - len(pairs)
+
+
+def side_by_side(spec: ExperimentSpec, pairs: Sequence[Pair]) -> list[Pair]:
+    """Pairs of two tokens of one family, which ``one_rung_per_family`` forbids where it is not lifted."""
+    if "one_rung_per_family" not in spec.constraints:
+        return []
+    return [pair for pair in pairs if pair[0].family == pair[1].family]
+
+
+def side_by_side_warning(count: int) -> str:
+    """Why such pairs are run all the same."""
+    return (
+        f"one_rung_per_family is broken by {plural(count, 'pair')} of tokens of one family: candidate_tokens names "
+        f"both tokens, which asks for it, so they are paired; name one of them, or lift the constraint"
+    )
 
 
 def screening(units: Sequence[Unit], backgrounds: Sequence[TokenSets], how: Writing, ctx: Context) -> Grid[Unit]:
@@ -249,4 +278,4 @@ def named_unit(text: str, ctx: Context, rung: int) -> Unit | None:
     family = text.rsplit("_", 1)[0] if text.rsplit("_", 1)[-1].isdigit() else text
     if family not in ctx.vocabulary.family_index:
         return None
-    return unit_at(text, rung, ctx) if family == text else Unit(*ctx.vocabulary.parse_unit(text))
+    return parse_unit(text, ctx, rung)

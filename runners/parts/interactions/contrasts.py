@@ -30,10 +30,11 @@ from ...stats.paired import (
 )
 from ...stats.patterns import Pattern, pattern
 from ...stats.tails import t_quantile
-from .candidates import Pair
+from .candidates import Pair, side_by_side, side_by_side_warning
 from .grid import Grid, Meter
 
 Floats = NDArray[np.floating[Any]]
+ONE_RUNG = "one_rung_per_family"
 PAIR = np.array([1.0, -1.0, -1.0, 1.0])
 """Signs of f00, f10, f01, f11 in the interaction of two units."""
 TRIPLE = np.concatenate([-PAIR, PAIR])
@@ -258,27 +259,58 @@ def admissible_pairs(
     while kept > 1 and m - int(ever[kept - 1].sum()) < enough:
         kept -= 1
     keep: NDArray[np.bool_] = ~ever[kept - 1]
-    left = int(keep.sum())
-    if left < FEWEST:
+    if (left := int(keep.sum())) < FEWEST:
         why = ", ".join(f"{name} ({examples[name]})" for name in sorted(hard)) or contexts.population.description
         raise RequestError(
             f"at least {FEWEST} contexts are needed and {left} is left: {why}. Change the candidates, the slice or "
             f"the constraints. Nothing was run."
         )
-    violations = [
+    violations = _two_rungs(spec, pairs[:kept], left, ctx)
+    violations += [
         ConstraintViolation(
             id=name, hard=name in hard, contexts=int(np.stack(broken[name]).any(axis=0).sum()), example=example
         )
         for name, example in examples.items()
     ]
-    warnings = _lost(m, left, len(pairs) - kept)
-    design = Design(contexts.take(keep), contexts.sets.take(keep), (), tuple(range(kept)), violations, warnings)
-    return design, list(pairs[:kept])
+    warnings = _lost(m, left, len(pairs) - kept, len(side_by_side(spec, pairs[:kept])))
+    part = contexts.take(keep)
+    return Design(part, part.sets, (), tuple(range(kept)), violations, warnings), list(pairs[:kept])
 
 
-def _lost(m: int, left: int, dropped: int) -> tuple[str, ...]:
-    """What constraints cost, in words."""
-    warnings: list[str] = []
+def _two_rungs(spec: ExperimentSpec, pairs: Sequence[Pair], m: int, ctx: Context) -> list[ConstraintViolation]:
+    """The violation of pairs of two tokens of one family, in all of m contexts; empty without such a pair."""
+    together = side_by_side(spec, pairs)
+    if not together:
+        return []
+    example = " and ".join(unit.label(ctx) for unit in together[0])
+    return [ConstraintViolation(id=ONE_RUNG, hard=False, contexts=m, example=f"{example} in one build")]
+
+
+def enough_contexts(contexts: Contexts) -> None:
+    """Check that an effect on the contexts can have an error, before anything runs.
+
+    Raises:
+        RequestError: fewer than two contexts.
+    """
+    found = len(contexts.positions)
+    if found < FEWEST:
+        raise RequestError(
+            f"at least {FEWEST} contexts are needed and {found} is left: {contexts.population.description}. Raise "
+            f"sample_size or widen the slice. Nothing was run."
+        )
+
+
+def unconfirmed_reason(*, confirmed: bool | None, acting: bool) -> dict[str, str]:
+    """Why no winner was looked at on the other half of the contexts, for ``custom``; empty where one was."""
+    if confirmed is not None:
+        return {}
+    reason = "fewer than 40 contexts: too few to split" if acting else "nothing acts specifically: there is no winner"
+    return {"winner_confirmed_reason": reason}
+
+
+def _lost(m: int, left: int, dropped: int, together: int) -> tuple[str, ...]:
+    """What constraints cost, and pairs that are run against one, in words."""
+    warnings = [side_by_side_warning(together)] if together else []
     if dropped:
         warnings.append(f"constraints leave fewer than {ENOUGH} contexts for the last {dropped} pairs: dropped")
     if left < m:

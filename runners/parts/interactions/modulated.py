@@ -33,15 +33,25 @@ class ModulatedRow(Row):
         description="gates: they interact only with it; blocks: only without it; strengthens, weakens, reverses, none."
     )
     interaction_without: float = Field(description="I = f11 - f10 - f01 + f00 without the modulator, in activation.")
+    without_std_error: float | None = Field(description="Its standard error.")
+    without_ci_low: float = Field(description="Lower end of its 95 % interval.")
+    without_ci_high: float = Field(description="Upper end of its 95 % interval.")
     without_low: float = Field(description="Lower end of its 95 % interval that holds for all pairs at once.")
     without_high: float = Field(description="Upper end of that interval.")
+    without_q_value: float | None = Field(description="Benjamini-Hochberg q over the pairs that it is 0.")
     without_status: Status = Field(description="Verdict on it.")
     interaction_with: float = Field(description="I with the modulator in every condition.")
+    with_std_error: float | None = Field(description="Its standard error.")
+    with_ci_low: float = Field(description="Lower end of its 95 % interval.")
+    with_ci_high: float = Field(description="Upper end of its 95 % interval.")
     with_low: float = Field(description="Lower end of its simultaneous 95 % interval.")
     with_high: float = Field(description="Upper end of it.")
+    with_q_value: float | None = Field(description="Benjamini-Hochberg q over the pairs that it is 0.")
     with_status: Status = Field(description="Verdict on it.")
     difference: float = Field(description="I with minus I without, in the same contexts.")
     std_error: float | None = Field(description="Its standard error.")
+    ci_low: float = Field(description="Lower end of the 95 % interval of the difference.")
+    ci_high: float = Field(description="Upper end of the 95 % interval of the difference.")
     sim_low: float = Field(description="Lower end of its simultaneous 95 % interval.")
     sim_high: float = Field(description="Upper end of it.")
     p_value: float | None = Field(description="Two-sided p that the difference is 0.")
@@ -159,6 +169,10 @@ def modulated_columns(pairs: Sequence[Pair], found: Modulated, min_effect: float
         own = Factorial(found.factorial.activation[:, where], found.factorial.pre[:, where], None)
         columns |= {
             f"interaction_{name}": part.table.effects.mean,
+            f"{name}_std_error": part.table.effects.std_error,
+            f"{name}_ci_low": part.table.effects.ci_low,
+            f"{name}_ci_high": part.table.effects.ci_high,
+            f"{name}_q_value": part.table.effects.q_value,
             f"{name}_low": part.table.effects.sim_low,
             f"{name}_high": part.table.effects.sim_high,
             f"{name}_status": part.table.status,
@@ -169,6 +183,8 @@ def modulated_columns(pairs: Sequence[Pair], found: Modulated, min_effect: float
     return columns | {
         "difference": effects.mean,
         "std_error": effects.std_error,
+        "ci_low": effects.ci_low,
+        "ci_high": effects.ci_high,
         "sim_low": effects.sim_low,
         "sim_high": effects.sim_high,
         "p_value": effects.p_value,

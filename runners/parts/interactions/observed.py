@@ -15,14 +15,13 @@ from ....schemas.job import Job
 from ....schemas.result import Status
 from ...design.observed import interval_status
 from ...design.specificity import null_activations, share_at_least
-from ...design.unit_columns import unit_columns
 from ...design.units import Unit
 from ...stats.patterns import Pattern, pattern
 from ...stats.presence import PresenceDesign
 from ...stats.tails import benjamini_hochberg, sidak_level
 from .candidates import Pair, Pool
 from .regression import PairDesign, PairEffects
-from .rows import cell_columns, held_columns, names, positions
+from .rows import cell_columns, held_units, names, positions, units_of
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
@@ -104,7 +103,7 @@ def _design(ctx: Context, rows: NDArray[np.intp], pairs: Sequence[Pair], *, sing
     """The pairs' design on some rows; remembered under ``key`` where the rows depend on nothing but it."""
 
     def make() -> PairDesign:
-        columns = held_columns(ctx, rows, pairs, single=single).matrix
+        columns = held_units(ctx, rows, units_of(pairs), single=single)
         first, second = positions(pairs)
         return PairDesign.of(columns, first, second, np.asarray(ctx.data.weapon)[rows], ctx.data.clusters[rows])
 
@@ -153,7 +152,7 @@ def _specificity(
 
 
 def observed_pair_columns(
-    pairs: Sequence[Pair], found: ObservedPairs, min_effect: float, ctx: Context, *, single: bool
+    pairs: Sequence[Pair], found: ObservedPairs, min_effect: float, ctx: Context
 ) -> dict[str, Any]:
     """The columns of `PairRow` of an observational run."""
     n = found.counts.sum(axis=1)
@@ -161,13 +160,16 @@ def observed_pair_columns(
     lift = n_both * n / np.maximum(first * second, 1).astype(np.float64)
     known, effects = found.known, found.effects
     p = np.where(known, effects.p_value(), np.nan)
+    low, high = (np.where(known, end, np.nan) for end in effects.interval())
     nothing = [None] * len(pairs)
     return {
-        **names(pairs, ctx, families=not single),
+        **names(pairs, ctx),
         "pattern": found.patterns(min_effect),
         **cell_columns(np.where(known[:, None], found.cells, np.nan)),
         "interaction": np.where(known, effects.coefficient[:, 2], np.nan),
         "std_error": np.where(known, effects.std_error, np.nan),
+        "ci_low": low,
+        "ci_high": high,
         "sim_low": found.low,
         "sim_high": found.high,
         "p_value": p,
@@ -190,13 +192,11 @@ def observed_candidates(ctx: Context, population: Population, units: Pool, *, si
     """
     if units.choose is None:
         return list(units.units)
-    columns = unit_columns(ctx, population.rows, "tokens" if single else "families")
+    columns = held_units(ctx, population.rows, units.units, single=single)
     clusters = ctx.data.clusters[population.rows]
-    design = PresenceDesign.of(columns.matrix, np.asarray(ctx.data.weapon)[population.rows], clusters)
+    design = PresenceDesign.of(columns, np.asarray(ctx.data.weapon)[population.rows], clusters)
     strength = np.abs(design.coefficients(population.activation)) * np.sqrt(design.within)
-    where = {key: index for index, key in enumerate(zip(columns.family, columns.level, strict=True))}
-    order = [where[unit.family, unit.level if single else 0] for unit in units.units]
-    return units.taken(np.nan_to_num(strength[order]), ctx)
+    return units.taken(np.nan_to_num(strength), ctx)
 
 
 def builds_unknown(ctx: Context, job: Job) -> None:

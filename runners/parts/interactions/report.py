@@ -206,7 +206,7 @@ class PairReport:
         if not ctx.has_model:
             return []
         units = [self.columns[name][self.top] for name in ("unit_a", "unit_b")]
-        again = self.spec.variables.model_dump(mode="json", include={"rung", "family_mode"}, exclude_defaults=True)
+        again = self.spec.variables.model_dump(mode="json", include={"family_mode"}, exclude_defaults=True)
         reason = f"{self.pair(self.top)} go together with the feature: do they act together when written in?"
         return [followup(self.spec, "pairwise_interactions", {**again, "candidate_tokens": units}, reason)]
 

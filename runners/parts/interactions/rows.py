@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,14 @@ from ....context.context import Context
 from ....context.population import Population
 from ....schemas.result import Row, Status, Table
 from ...design.specificity import SPECIFIC
-from ...design.unit_columns import UnitColumns, unit_columns
+from ...design.unit_columns import unit_columns
 from ...design.units import Unit
 from ...stats.patterns import Pattern
 from .candidates import Pair
 from .contrasts import Contrasts, Factorial
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
@@ -40,6 +43,8 @@ class PairRow(Row):
     delta_b: float | None = Field(description="f01 - f00.")
     interaction: float | None = Field(description="I = f11 - f10 - f01 + f00, in activation.")
     std_error: float | None = Field(description="Its standard error.")
+    ci_low: float | None = Field(description="Lower end of the 95 % interval of I.")
+    ci_high: float | None = Field(description="Upper end of the 95 % interval of I.")
     sim_low: float | None = Field(description="Lower end of its 95 % interval that holds for all pairs at once.")
     sim_high: float | None = Field(description="Upper end of that interval.")
     p_value: float | None = Field(description="Two-sided p that I is 0.")
@@ -52,7 +57,9 @@ class PairRow(Row):
     responder_high: float | None = Field(description="Upper end of it.")
     mean_responders: float | None = Field(description="Mean I on those contexts.")
     n: int = Field(description="Contexts; observational: examples.")
-    n_both: int = Field(description="Examples of the data that hold both (families at any AP, tokens as they are).")
+    n_both: int = Field(
+        description="Examples of the data that hold both (families at that AP or more, tokens as they are)."
+    )
     cooccurrence_lift: float | None = Field(description="n_both over what independence would give; no interaction.")
     status: Status | None = Field(description="Verdict on I; null where the data cannot tell.")
     specificity_p: float | None = Field(description="Share of random directions that interact at least as much.")
@@ -77,12 +84,17 @@ class Cooccurrence:
     lift: Floats
 
 
-def held_columns(ctx: Context, rows: NDArray[np.intp], pairs: Sequence[Pair], *, single: bool) -> UnitColumns:
-    """One column a unit of the pairs, in the order of `positions`: its family at any AP, or its token."""
-    columns = unit_columns(ctx, rows, "tokens" if single else "families")
-    where = {key: index for index, key in enumerate(zip(columns.family, columns.level, strict=True))}
-    wanted = [(unit.family, unit.level if single else 0) for unit in units_of(pairs)]
-    return columns.take(np.array([where[key] for key in wanted], dtype=np.intp))
+def held_units(ctx: Context, rows: NDArray[np.intp], units: Sequence[Unit], *, single: bool) -> sparse.csr_matrix:
+    """CSR [n, units] of 0 and 1: which examples hold a unit, its family at its level or a higher one, or its token."""
+    from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
+
+    if single:
+        columns = unit_columns(ctx, rows, "tokens")
+        where = {key: index for index, key in enumerate(zip(columns.family, columns.level, strict=True))}
+        return columns.matrix[:, [where[unit.family, unit.level] for unit in units]].tocsr()
+    family = [ctx.vocabulary.family_index[unit.family] for unit in units]
+    held = np.asarray(ctx.data.levels[rows])[:, family] >= np.array([unit.level for unit in units])
+    return sparse.csr_matrix(held, dtype=np.float64)
 
 
 def units_of(pairs: Sequence[Pair]) -> list[Unit]:
@@ -99,7 +111,7 @@ def positions(pairs: Sequence[Pair]) -> tuple[Ints, Ints]:
 
 def cooccurrence(ctx: Context, population: Population, pairs: Sequence[Pair], *, single: bool) -> Cooccurrence:
     """Count the examples of a population that hold both units."""
-    matrix = held_columns(ctx, population.rows, pairs, single=single).matrix
+    matrix = held_units(ctx, population.rows, units_of(pairs), single=single)
     gram = np.asarray((matrix.T @ matrix).toarray(), dtype=np.int64)
     first, second = positions(pairs)
     n_both, n = gram[first, second], len(population)
@@ -126,6 +138,8 @@ def caused_pairs(
         **cell_columns(cells),
         "interaction": effects.mean,
         "std_error": effects.std_error,
+        "ci_low": effects.ci_low,
+        "ci_high": effects.ci_high,
         "sim_low": effects.sim_low,
         "sim_high": effects.sim_high,
         "p_value": effects.p_value,
@@ -146,9 +160,9 @@ def caused_pairs(
     }
 
 
-def names(pairs: Sequence[Pair], ctx: Context, *, families: bool = False) -> dict[str, list[str]]:
-    """The columns that name the units: their tokens, or their families where any AP counts."""
-    labels = [[unit.family if families else unit.label(ctx) for unit in pair] for pair in pairs]
+def names(pairs: Sequence[Pair], ctx: Context) -> dict[str, list[str]]:
+    """The columns that name the units: their tokens."""
+    labels = [[unit.label(ctx) for unit in pair] for pair in pairs]
     return {"unit_a": [first for first, _ in labels], "unit_b": [second for _, second in labels]}
 
 

@@ -61,17 +61,26 @@ def parse_conditions(texts: Sequence[str], ctx: Context) -> list[Unit]:
     """Read what every example must hold: a family at any AP (level 0), ``family_AP`` or more, a main-only ability.
 
     Raises:
-        RequestError: one is unknown, or a family is named twice.
+        RequestError: one is unknown or asks for 0 AP, or a family is named twice.
     """
-    units = [
-        Unit(text, 0) if text in ctx.vocabulary.family_index else Unit(*ctx.vocabulary.parse_unit(text))
-        for text in texts
-    ]
+    units = [_condition(text, ctx) for text in texts]
     families = [unit.family for unit in units]
     twice = sorted({family for family in families if families.count(family) > 1})
     if twice:
         raise RequestError(f"condition_on names {', '.join(twice)} twice. Give each family once. Nothing was run.")
     return units
+
+
+def _condition(text: str, ctx: Context) -> Unit:
+    if text in ctx.vocabulary.family_index:
+        return Unit(text, 0)
+    unit = Unit(*ctx.vocabulary.parse_unit(text))
+    if unit.level == 0:
+        raise RequestError(
+            f"condition_on holds {text!r}, which is {unit.family} at 0 AP, its absence; it names what every example "
+            f"holds. For examples without it use dataset_slice.family_exclude: [{unit.family!r}]. Nothing was run."
+        )
+    return unit
 
 
 def restricted(population: Population, conditions: Sequence[Unit], ctx: Context) -> Population:

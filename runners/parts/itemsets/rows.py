@@ -23,6 +23,8 @@ Bools = NDArray[np.bool_]
 Counts = NDArray[np.int64]
 SURE = 0.05
 _BLOCK = 64
+_COMPARISONS = 20_000_000_000
+"""Products of items and examples behind closed and maximal sets: about a second."""
 FEW_CLUSTERS = f"fewer than {MIN_CLUSTERS} builds with it, or without it"
 NOT_REACHED = "not among the itemsets whose effects were estimated: raise min_support or lower max_size"
 
@@ -147,6 +149,23 @@ def itemset_table(
             "maximal": maximal,
         }
     return Table.from_columns("itemsets", ItemsetRow, columns)
+
+
+def closed_counts(scores: Scores, mined: Mined, held: Bools, table: Table) -> tuple[int, int] | None:
+    """How many of all itemsets are closed, and maximal; None where that is too much to compare.
+
+    Args:
+        scores: the itemsets in order.
+        mined: what was mined.
+        held: bool [n_high, k], items of the high examples.
+        table: the first of them, as `itemset_table` gives them.
+    """
+    rest = scores.sets.take(np.arange(len(table.rows), len(scores.sets)))
+    if len(rest) * len(held) * len(mined.allowed) > _COMPARISONS:
+        return None
+    closed, maximal = closed_and_maximal(held, rest, mined.min_count, allowed=mined.allowed, family=mined.family)
+    first = [sum(row[name] for row in table.rows) for name in ("closed", "maximal")]
+    return first[0] + int(closed.sum()), first[1] + int(maximal.sum())
 
 
 def _contrast(count: Counts, total: Counts, n_high: int, n_low: int) -> dict[str, Any]:

@@ -206,7 +206,7 @@ def _weapon_finding(ctx: Context, feature: int, seen: Seen, weapon: int, populat
 
 
 def overview_followups(spec: ExperimentSpec, ctx: Context, seen: Seen) -> list[Followup]:
-    """The experiments that the numbers suggest, at most three; none where nothing specific was found."""
+    """The experiments that the numbers suggest, at most four; none where nothing specific was found."""
     if seen.leader is None:
         return []
     seen_only: dict[str, Any] = {} if ctx.has_model else {"method": "observational"}
@@ -215,6 +215,9 @@ def overview_followups(spec: ExperimentSpec, ctx: Context, seen: Seen) -> list[F
     first = seen.standing[0]
     reason = f"{seen.units.label(first)} goes with the feature: does writing it into builds drive it, from which AP on?"
     found = [followup(spec, "family_1d_sweep", {"family": seen.units.family(first), **seen_only}, reason)]
+    if ctx.has_model:
+        reason = "which abilities raise or lower it in the network, suppressors included?"
+        found.append(followup(spec, "token_influence_sweep", {}, reason))
     if len(seen.standing) > 1:
         units = [seen.units.label(i) for i in seen.standing[:FOLLOWED_UNITS]]
         reason = f"{len(seen.standing)} units stand out: do they act together, instead of each other, or apart?"

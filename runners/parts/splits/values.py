@@ -111,10 +111,14 @@ class Halves:
         """PageRank in each half of each split, on the graph of tokens weighted by the outcome."""
         from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
 
+        k = self.columns.shape[1]
+        if not k:
+            nothing = np.zeros((outcome.shape[1], 0))
+            yield from [(nothing, nothing)] * len(first)
+            return
         some = np.flatnonzero(outcome.any(axis=1))
         outcomes = sparse.csr_matrix(np.asarray(outcome[some], dtype=np.float64).T)
         pairs = _pairs(self.columns[some].tocsr())
-        k = self.columns.shape[1]
         whole = _product(outcomes, pairs).reshape(-1, k, k)
         for chosen in first:
             half = _product(_of_half(outcomes, chosen[self.cluster[some]]), pairs).reshape(-1, k, k)
