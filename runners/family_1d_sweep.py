@@ -149,16 +149,18 @@ def plan(spec: FamilySweepSpec, ctx: Context) -> Plan:
     _check(spec, ctx)
     population = ctx.population(spec.dataset_slice, spec.feature_id)
     if spec.variables.method == "observational" or population.dead:
-        notes = (*population.warnings, *_resolutions(spec, ctx))
+        notes = (*population.warnings, *_readings(spec, ctx))
         return Plan(contexts=len(population), conditions="the examples grouped by level", notes=notes)
     levels = sorted(set(_levels(spec, ctx).values()))
     found = _design(spec, ctx).plan(ctx, f"absent and {plural(len(levels), 'rung')} of {spec.variables.family}")
-    return replace(found, notes=(*found.notes, *_resolutions(spec, ctx)))
+    return replace(found, notes=(*found.notes, *_readings(spec, ctx)))
 
 
-def _resolutions(spec: FamilySweepSpec, ctx: Context) -> list[str]:
-    """What to say of AP values that are no rung of the vocabulary."""
-    return [
+def _readings(spec: FamilySweepSpec, ctx: Context) -> list[str]:
+    """What to say of AP values that are no rung of the vocabulary, and of levels written on top of others."""
+    written = spec.variables.method == "interventional" and "one_rung_per_family" not in spec.constraints
+    on_top = "one_rung_per_family is not among the constraints: levels are written on top of what builds hold"
+    return [on_top] * written + [
         f"rung {rung} is no rung of the vocabulary: {resolved} is used, as the tokenizer does"
         for rung, resolved in _levels(spec, ctx).items()
         if rung != resolved
@@ -183,8 +185,8 @@ def run(spec: FamilySweepSpec, ctx: Context, job: Job) -> Findings:
     quiet = quiet_findings(spec, ctx, population, job, method=method, models=TABLES)
     if quiet is not None:
         return quiet
-    for resolution in _resolutions(spec, ctx):
-        job.warn(resolution)
+    for reading in _readings(spec, ctx):
+        job.warn(reading)
     min_effect = smallest_effect(spec, ctx, spec.variables.min_effect) or 0.0
     asked = _levels(spec, ctx).values() if method == "observational" else None
     curve = observed_curve(ctx, population, spec.variables.family, min_effect, job, asked=asked)
@@ -199,8 +201,6 @@ def _interventional(
     spec: FamilySweepSpec, ctx: Context, job: Job, *, curve: ObservedCurve, min_effect: float
 ) -> Findings:
     design = _design(spec, ctx)
-    if "one_rung_per_family" not in spec.constraints:
-        job.warn("one_rung_per_family is not among the constraints: levels are written on top of what builds hold")
     seed = spec.dataset_slice.random_seed
     pooled = design.pooled(ctx, job)
     readout = ctx.read(pooled, spec.feature_id)

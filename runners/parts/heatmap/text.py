@@ -194,13 +194,15 @@ def _finding(
 ) -> Finding:
     effect, acts = float(found.mean[at]), at in found.acting()
     direction = float(found.mean_responders[at]) if found.status[at] == "conditional" else effect
+    certain = found.status[at] in {"present", "conditional"}
+    nothing = "does nothing specific to" if certain else "does nothing detectable to"
     if crossed:
         side = "is more than the sum of its parts" if direction > 0 else "is less than the sum of its parts"
         relation = f"{side if acts else 'is not detectably there'} on"
     elif method == "observational":
         relation = "goes with" if acts else "does not detectably go with"
     else:
-        relation = ("raises" if direction > 0 else "lowers") if acts else "does nothing detectable to"
+        relation = ("raises" if direction > 0 else "lowers") if acts else nothing
     return Finding(
         subject=subject,
         relation=f"{relation} feature {feature}",

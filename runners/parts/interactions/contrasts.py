@@ -236,12 +236,12 @@ def admissible_pairs(
     """Keep the contexts that are admissible under every pair.
 
     The cell with everything written in holds every other cell, so it breaks each constraint that any cell breaks.
-    If constraints leave fewer than 50 contexts, pairs are dropped from the end until enough are left.
+    If constraints leave fewer than 50 contexts (half of a sample below 100), pairs are dropped from the end.
 
     Raises:
         RequestError: fewer than two contexts are admissible.
     """
-    m, enough = len(contexts.positions), min(ENOUGH, len(contexts.positions))
+    m, enough = len(contexts.positions), min(ENOUGH, (len(contexts.positions) + 1) // 2)
     broken: dict[str, list[NDArray[np.bool_]]] = {}
     examples: dict[str, str] = {}
     for pair in pairs:

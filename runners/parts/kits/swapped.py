@@ -117,16 +117,9 @@ def swap_parts(
 ) -> Swapped:
     """Average over the kits of each sub and special, on the contexts with every weapon swapped in.
 
-    Args:
-        spec: the spec.
-        ctx: the context.
-        job: may cancel.
-        pooled: [k + 1, m, d] pooled vectors, base first.
-        readout: what the feature reads off them.
-        chosen: the parts that have an effect; not empty.
-        observed: what the data say of the parts.
-        population: examples the contexts were drawn from.
-        min_effect: smallest effect of interest.
+    ``pooled`` is [k + 1, m, d], the base first, and ``readout`` what the feature reads off it; ``chosen`` holds the
+    parts that have an effect, ``observed`` what the data say of them, ``population`` the examples the contexts were
+    drawn from.
     """
     activation, pre, kept = readout.activation[1:], readout.pre[1:], chosen.kept
     share = chosen.held[kept] / chosen.held[kept].sum(axis=1, keepdims=True)

@@ -212,15 +212,8 @@ def part_table(
 ) -> PartTable:
     """Statistics of every part of some kinds over a population.
 
-    Args:
-        ctx: the context.
-        population: the examples.
-        kinds: which parts.
-        adjusted_by_weapon: [k], effect of each weapon with the abilities held fixed; NaN where unknown.
-        min_examples: parts with fewer are left out of rankings, kits with fewer are in the totals all the same.
-        min_effect: smallest effect of interest.
-        seed: of the random deals.
-        gated: leave out parts that never activate the feature.
+    ``adjusted_by_weapon`` [k] is the effect of each weapon with the abilities held fixed, NaN where unknown. Parts of
+    fewer than ``min_examples`` are left out of rankings; where ``gated``, so are parts that never activate the feature.
     """
     kits = Kits.of(ctx.weapons.facts)
     parts = Parts.of(kits, kinds)
