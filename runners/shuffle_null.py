@@ -26,7 +26,7 @@ TABLES: dict[str, type[Row]] = {"null_distribution": NullDistribution}
 class ShuffleNullVariables(Variables):
     """What is computed on the data and on every shuffle."""
 
-    n_shuffles: int = Field(default=200, ge=19, le=10_000, description="Shuffles; p is at least 1 / (1 + shuffles).")
+    n_shuffles: int = Field(default=100, ge=19, le=10_000, description="Shuffles; p is at least 1 / (1 + shuffles).")
     statistic: Statistic = Field(
         default="max_token_effect",
         description="Largest |t| over tokens or weapons, largest excess share of a token among high examples, or the "
