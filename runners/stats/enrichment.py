@@ -100,13 +100,3 @@ class Stratified:
             variance = variance + (p * s + q * r).sum(axis=0) / (2 * r_sum * s_sum)
             variance = variance + (q * s).sum(axis=0) / (2 * s_sum**2)
             return _interval(np.log(r_sum) - np.log(s_sum), np.sqrt(variance), level)
-
-    def rate_ratio(self, level: float = 0.95) -> Ratio:
-        """Ratio of rates of Mantel and Haenszel with the interval of Greenland and Robins (1985)."""
-        a, c = self.a, self.c
-        n1, n0 = a + self.b, c + self.d
-        total = np.maximum(n1 + n0, 1.0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            r, s = (a * n0 / total).sum(axis=0), (c * n1 / total).sum(axis=0)
-            excess = ((a + c) * n1 * n0 - a * c * total) / total**2
-            return _interval(np.log(r) - np.log(s), np.sqrt(excess.sum(axis=0) / (r * s)), level)

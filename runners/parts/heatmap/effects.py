@@ -13,6 +13,7 @@ from ....context.context import Context
 from ....context.directions import MatchedDirections
 from ....schemas.job import Job
 from ....schemas.result import Status
+from ...design.effect_rows import BOOTSTRAP_STREAM
 from ...design.observed import interval_status
 from ...design.specificity import SPECIFIC, NullEffects
 from ...stats.paired import FEW, NONZERO, RATE_OF_INTEREST, bootstrap_weights, paired_effects, verdicts
@@ -21,7 +22,6 @@ from ...stats.tails import sign_test, t_quantile
 from .grid import Grid, Pairs
 
 Floats = NDArray[np.floating[Any]]
-BOOTSTRAP_STREAM = 3
 CONFIRM_STREAM = 11
 FEWEST_TO_CONFIRM = 40
 _BLOCK = 500

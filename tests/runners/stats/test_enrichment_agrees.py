@@ -114,39 +114,22 @@ def test_an_empty_stratum_changes_nothing():
         np.vstack([second, np.zeros((1, 3))]),
         np.append(n_second, 0),
     )
-    for ours, other in ((counts.odds_ratio(), more.odds_ratio()), (counts.rate_ratio(), more.rate_ratio())):
-        assert ours.value == pytest.approx(other.value)
-        assert (ours.low, ours.high) == (pytest.approx(other.low), pytest.approx(other.high))
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_the_stratified_rate_ratio_is_the_published_formula(seed):
-    counts, first, n_first, second, n_second = strata(seed, 5, 4)
-    ratio = counts.rate_ratio()
-    for j in range(4):
-        above = below = variance = 0.0
-        for a, n1, c, n0 in zip(first[:, j], n_first, second[:, j], n_second, strict=True):
-            n = n1 + n0
-            above, below = above + a * n0 / n, below + c * n1 / n
-            variance += (n1 * n0 * (a + c) - a * c * n) / n**2
-        error = np.sqrt(variance / (above * below))
-        assert ratio.value[j] == pytest.approx(above / below)
-        assert ratio.low[j] == pytest.approx(above / below * np.exp(-1.959964 * error), rel=1e-5)
-        assert ratio.high[j] == pytest.approx(above / below * np.exp(1.959964 * error), rel=1e-5)
+    ours, other = counts.odds_ratio(), more.odds_ratio()
+    assert ours.value == pytest.approx(other.value)
+    assert (ours.low, ours.high) == (pytest.approx(other.low), pytest.approx(other.high))
 
 
 def test_confounding_by_the_strata_is_taken_out():
     first, second = np.array([[90.0], [50.0]]), np.array([[9.0], [500.0]])
     mixed = Stratified.of(first, np.array([100.0, 100.0]), second, np.array([10.0, 1000.0]))
     assert odds_ratio(first.sum(0), 200 - first.sum(0), second.sum(0), 1010 - second.sum(0)).value[0] > 2.0
-    assert mixed.rate_ratio().value[0] == pytest.approx(1.0)
     assert mixed.odds_ratio().value[0] == pytest.approx(1.0)
 
 
 def test_a_ratio_that_cannot_be_told_has_no_number_and_warns_of_nothing():
     nobody = Stratified.of(np.zeros((2, 1)), np.array([5, 5]), np.zeros((2, 1)), np.array([9, 9]))
-    for ratio in (nobody.odds_ratio(), nobody.rate_ratio()):
-        assert np.isnan([ratio.value[0], ratio.low[0], ratio.high[0]]).all()
+    ratio = nobody.odds_ratio()
+    assert np.isnan([ratio.value[0], ratio.low[0], ratio.high[0]]).all()
     one_sided = Stratified.of(np.array([[3.0]]), np.array([5]), np.zeros((1, 1)), np.array([9]))
-    for ratio in (one_sided.odds_ratio(), one_sided.rate_ratio()):
-        assert not np.isfinite([ratio.value[0], ratio.low[0], ratio.high[0]]).any()
+    ratio = one_sided.odds_ratio()
+    assert not np.isfinite([ratio.value[0], ratio.low[0], ratio.high[0]]).any()
