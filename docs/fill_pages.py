@@ -9,7 +9,7 @@ from typing import Any
 
 from mechinterp_runner.schemas.catalogue import Experiment, catalogue
 from mechinterp_runner.schemas.experiment_type import ExperimentType
-from mechinterp_runner.server.tool_schema import schema_of
+from mechinterp_runner.server.tools.schema import schema_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "experiments"

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from ..schemas.errors import UnknownNameError
 from ..schemas.result import ExperimentResult, Finding, Followup, Record, Table
-from .index import Entry
 from .render import to_markdown
+from .store.index import Entry
 
 Form = Literal["concise", "detailed", "markdown"]
 DEFAULT_ROWS = 20

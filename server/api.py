@@ -13,7 +13,7 @@ from ..schemas.job import Job
 from ..schemas.result import ExperimentResult
 from ..schemas.spec import ExperimentSpec
 from .executor import Executor
-from .store import Store
+from .store.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd

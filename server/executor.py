@@ -20,9 +20,9 @@ from ..schemas.job import Job
 from ..schemas.manifest import is_name
 from ..schemas.result import Diagnostics, ExperimentResult, Findings, Provenance
 from ..schemas.spec import ExperimentSpec, Outputs
-from . import files
-from .index import Entry
-from .store import Store, same_question
+from .store import files
+from .store.index import Entry
+from .store.store import Store, same_question
 
 if TYPE_CHECKING:
     from ..context.context import Context

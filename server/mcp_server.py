@@ -19,8 +19,8 @@ from ..context.home import Home
 from ..schemas.catalogue import catalogue
 from ..schemas.errors import UnknownNameError
 from .executor import PROJECT
-from .store_tools import store_tools
-from .tools import App, Client, ServedTool, experiment_tool
+from .tools.served import App, Client, ServedTool, experiment_tool
+from .tools.store_tools import store_tools
 
 INSTRUCTIONS = (
     "Experiments on the features of a sparse autoencoder trained on a model of Splatoon gear builds. Each experiment "

@@ -12,12 +12,12 @@ from ..schemas.experiment_type import ExperimentType
 from ..schemas.manifest import Name
 from ..schemas.result import Record
 from ..schemas.spec import DatasetSlice, ExperimentSpec, Strict
-from . import tool_schema
 from .answers import Answer, RunList, RunRow, answer
 from .executor import Executor
-from .index import Entry, Query
-from .store import Store
-from .tool_schema import ExperimentOptions, ReadOptions, RunOptions
+from .store.index import Entry, Query
+from .store.store import Store
+from .tools import schema as tool_schema
+from .tools.schema import ExperimentOptions, ReadOptions, RunOptions
 
 if TYPE_CHECKING:
     from ..context.context import Context

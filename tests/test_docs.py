@@ -12,7 +12,7 @@ import pytest
 from mechinterp_runner import load_context, run
 from mechinterp_runner.schemas.experiment_type import DESIGNED
 from mechinterp_runner.schemas.spec import parse_spec
-from mechinterp_runner.server.cli import main
+from mechinterp_runner.server.command_line.cli import main
 
 ROOT = Path(mechinterp_runner.__file__).resolve().parent
 SECTIONS = ("The question it answers", "When not to use it", "Variables", "Tables", "How to read it", "Example")

@@ -29,7 +29,7 @@ from mechinterp_runner.schemas.result import (
 from mechinterp_runner.schemas.spec import ExperimentSpec, Variables, parse_spec
 from mechinterp_runner.schemas.vocabulary import Vocabulary
 from mechinterp_runner.server.executor import Executor
-from mechinterp_runner.server.store import Store
+from mechinterp_runner.server.store.store import Store
 from pydantic import Field
 
 

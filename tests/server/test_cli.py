@@ -8,9 +8,9 @@ import pytest
 from mechinterp_runner.schemas.catalogue import find
 from mechinterp_runner.schemas.experiment_type import runner_names
 from mechinterp_runner.schemas.result import ExperimentResult
-from mechinterp_runner.server import commands
-from mechinterp_runner.server.cli import build_parser, main
-from mechinterp_runner.server.cli_flags import spec_of
+from mechinterp_runner.server.command_line import commands
+from mechinterp_runner.server.command_line.cli import build_parser, main
+from mechinterp_runner.server.command_line.flags import spec_of
 from mechinterp_runner.server.render import command_of
 
 SWEEP = ["family-sweep", "--feature-id", "7", "--family", "special_charge_up"]

@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from mechinterp_runner.server.index import Query
-from mechinterp_runner.server.store import Store
+from mechinterp_runner.server.store.index import Query
+from mechinterp_runner.server.store.store import Store
 
 
 @pytest.mark.slow

@@ -9,8 +9,8 @@ from mechinterp_runner.schemas.errors import IdTakenError, RequestError, StoreEr
 from mechinterp_runner.schemas.job import Job
 from mechinterp_runner.schemas.result import ExperimentResult
 from mechinterp_runner.server import executor as executor_module
-from mechinterp_runner.server import files
 from mechinterp_runner.server.executor import FIGURES_WARNING
+from mechinterp_runner.server.store import files
 
 
 def stored_files(store):

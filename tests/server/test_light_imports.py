@@ -11,7 +11,7 @@ import pytest
 
 _PROBE = """
 import contextlib, io, json, sys
-from mechinterp_runner.server.cli import main
+from mechinterp_runner.server.command_line.cli import main
 status = 0
 with contextlib.redirect_stdout(io.StringIO()):
     try:

@@ -14,9 +14,10 @@ from mcp.client import Client
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from mechinterp_runner.schemas.catalogue import find
 from mechinterp_runner.schemas.result import Record
-from mechinterp_runner.server import mcp_server, tool_schema
+from mechinterp_runner.server import mcp_server
 from mechinterp_runner.server.mcp_server import make_server
-from mechinterp_runner.server.tools import App, compact_json, make_tool
+from mechinterp_runner.server.tools import schema as tool_schema
+from mechinterp_runner.server.tools.served import App, compact_json, make_tool
 
 QUESTION = {"feature_id": 7, "family": "special_charge_up"}
 TOOL = "family_1d_sweep"

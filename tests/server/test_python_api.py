@@ -6,7 +6,7 @@ import mechinterp_runner
 import pytest
 from mechinterp_runner import ExperimentSpec, ExperimentType, get_runner_for_type, load_context, run, to_frame
 from mechinterp_runner.schemas.errors import RequestError
-from mechinterp_runner.server.store import Store
+from mechinterp_runner.server.store.store import Store
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from mechinterp_runner.schemas.result import (
     Table,
 )
 from mechinterp_runner.server.answers import Cut, answer
+from mechinterp_runner.server.command_line.terminal import print_result, print_table
 from mechinterp_runner.server.render import bars, finding_line, number, to_markdown
-from mechinterp_runner.server.terminal import print_result, print_table
 from rich.console import Console
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from mechinterp_runner.schemas.errors import IdTakenError, RequestError, StoreError, UnknownNameError
 from mechinterp_runner.schemas.result import ExperimentResult, Provenance
-from mechinterp_runner.server import files, index
-from mechinterp_runner.server.index import Index, Query
-from mechinterp_runner.server.store import Store
+from mechinterp_runner.server.store import files, index
+from mechinterp_runner.server.store.index import Index, Query
+from mechinterp_runner.server.store.store import Store
 
 
 def result_of(spec, moment="2025-01-01T00:00:00Z", **given):
@@ -276,8 +276,8 @@ import sys
 from mechinterp_runner.schemas.errors import IdTakenError
 from mechinterp_runner.schemas.result import ExperimentResult, Provenance
 from mechinterp_runner.schemas.spec import ExperimentSpec
-from mechinterp_runner.server.index import Query
-from mechinterp_runner.server.store import Store
+from mechinterp_runner.server.store.index import Query
+from mechinterp_runner.server.store.store import Store
 from pathlib import Path
 store, me = Store(Path(sys.argv[1])), int(sys.argv[2])
 won = 0

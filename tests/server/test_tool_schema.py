@@ -10,7 +10,7 @@ from mechinterp_runner.schemas.catalogue import catalogue, find
 from mechinterp_runner.schemas.errors import RequestError
 from mechinterp_runner.schemas.experiment_type import runner_names
 from mechinterp_runner.server.answers import Answer
-from mechinterp_runner.server.tool_schema import (
+from mechinterp_runner.server.tools.schema import (
     check,
     experiment_schema,
     output_schema_of,

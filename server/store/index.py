@@ -18,7 +18,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from ..schemas.errors import StoreError
+from ...schemas.errors import StoreError
 
 _VERSION = 1
 _BUSY_SECONDS = 30.0

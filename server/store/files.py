@@ -9,7 +9,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..schemas.errors import StoreError
+from ...schemas.errors import StoreError
 
 TEMPORARY = ".tmp-"
 _REMEDIES = {

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..schemas.errors import RequestError
+from ...schemas.errors import RequestError
 
 if TYPE_CHECKING:
-    from ..context.builder.build import BuildReport
+    from ...context.builder.build import BuildReport
 
 Report = Callable[[str, int, int, str], None]
 _MOST_NOTES = 20
@@ -53,7 +53,7 @@ def build(given: argparse.Namespace) -> int:
 def _build_demo(given: argparse.Namespace, out: Path, report: Report) -> BuildReport:
     from dataclasses import replace  # noqa: PLC0415
 
-    from ..context.builder.build import DemoOptions, build_demo  # noqa: PLC0415 - torch
+    from ...context.builder.build import DemoOptions, build_demo  # noqa: PLC0415 - torch
 
     options = DemoOptions(seed=given.seed)
     if given.threads is not None:
@@ -66,7 +66,7 @@ def _build_demo(given: argparse.Namespace, out: Path, report: Report) -> BuildRe
 def _build_table(given: argparse.Namespace, out: Path, report: Report) -> BuildReport:
     from dataclasses import replace  # noqa: PLC0415
 
-    from ..context.builder.build import TableOptions, build_from_table  # noqa: PLC0415 - torch
+    from ...context.builder.build import TableOptions, build_from_table  # noqa: PLC0415 - torch
 
     ignored = tuple(part.strip() for part in given.ignore_columns.split(",") if part.strip())
     options = TableOptions(seed=given.seed, threads=given.threads, ignore_columns=ignored)

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from ..schemas.result import ExperimentResult, Table
-from .index import Entry
-from .render import bars, charted_column, command_of, finding_line, number
+from ...schemas.result import ExperimentResult, Table
+from ..render import bars, charted_column, command_of, finding_line, number
+from ..store.index import Entry
 
 _ROWS = 20
 _BAR = 24

@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ..schemas.spec import parse_spec
-from . import queries, tool_schema
-from .answers import Answer, RunList
-from .queries import (
+from ...schemas.spec import parse_spec
+from .. import queries
+from ..answers import Answer, RunList
+from ..queries import (
     ContextArguments,
     ContextView,
     DryRunView,
@@ -21,8 +21,9 @@ from .queries import (
     TypesView,
     ValidateArguments,
 )
-from .tool_schema import RunOptions
-from .tools import App, Client, ServedTool, make_tool
+from . import schema as tool_schema
+from .schema import RunOptions
+from .served import App, Client, ServedTool, make_tool
 
 
 def store_tools(app: App) -> list[ServedTool]:

@@ -15,10 +15,10 @@ from mcp.types import CallToolResult, TextContent
 from rich.console import Console
 from rich.text import Text
 
-from ..context.home import DEMO, Home
-from ..schemas.errors import RequestError
-from .cli_flags import PROGRAM
-from .store import Store
+from ...context.home import DEMO, Home
+from ...schemas.errors import RequestError
+from ..store.store import Store
+from .flags import PROGRAM
 from .terminal import print_result
 
 QUESTION: dict[str, Any] = {"feature_id": 0, "family": "special_charge_up", "model_type": DEMO}

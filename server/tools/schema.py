@@ -12,11 +12,11 @@ from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, Field, ValidationError
 
-from ..schemas.catalogue import Experiment
-from ..schemas.errors import RequestError, nearest
-from ..schemas.manifest import Name
-from ..schemas.spec import ConstraintId, DatasetSlice, ExperimentSpec, Strict, explain, parse_spec
-from .answers import DEFAULT_ROWS, Cut, Form
+from ...schemas.catalogue import Experiment
+from ...schemas.errors import RequestError, nearest
+from ...schemas.manifest import Name
+from ...schemas.spec import ConstraintId, DatasetSlice, ExperimentSpec, Strict, explain, parse_spec
+from ..answers import DEFAULT_ROWS, Cut, Form
 
 Schema = dict[str, Any]
 M = TypeVar("M", bound=BaseModel)

@@ -11,12 +11,12 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-from ..schemas.catalogue import catalogue
-from ..schemas.errors import MechinterpError
+from ...schemas.catalogue import catalogue
+from ...schemas.errors import MechinterpError
+from ..executor import PROJECT
+from ..queries import ListArguments
 from . import build_command, commands
-from .cli_flags import PROGRAM, Parser, add_common, add_experiment, add_fields, check_flags
-from .executor import PROJECT
-from .queries import ListArguments
+from .flags import PROGRAM, Parser, add_common, add_experiment, add_fields, check_flags
 
 Command = Callable[[argparse.Namespace], int]
 _EPILOG = (

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ..schemas.errors import IdTakenError, RequestError, StoreError, UnknownNameError
-from ..schemas.manifest import is_name
-from ..schemas.result import ExperimentResult
-from ..schemas.spec import ExperimentSpec, parse_spec_json
+from ...schemas.errors import IdTakenError, RequestError, StoreError, UnknownNameError
+from ...schemas.manifest import is_name
+from ...schemas.result import ExperimentResult
+from ...schemas.spec import ExperimentSpec, parse_spec_json
 from . import files, index
 from .index import Entry, Index, Query
 

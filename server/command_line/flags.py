@@ -11,10 +11,10 @@ from typing import Any, NoReturn, cast
 
 from pydantic import BaseModel
 
-from ..schemas.catalogue import Experiment
-from ..schemas.errors import RequestError, nearest
-from ..schemas.spec import DatasetSlice, ExperimentSpec, parse_spec
-from .tool_schema import Schema, schema_of
+from ...schemas.catalogue import Experiment
+from ...schemas.errors import RequestError, nearest
+from ...schemas.spec import DatasetSlice, ExperimentSpec, parse_spec
+from ..tools.schema import Schema, schema_of
 
 PROGRAM = "mechinterp-runner"
 FORMATS = ("table", "markdown", "json")

@@ -17,19 +17,19 @@ from mcp.shared.exceptions import MCPError
 from mcp.types import CallToolResult, TextContent, ToolAnnotations
 from pydantic import BaseModel
 
-from ..context.contexts import Contexts
-from ..context.device import Compute
-from ..context.home import Home
-from ..schemas.catalogue import Experiment, find
-from ..schemas.errors import MechinterpError
-from ..schemas.job import Job
-from ..schemas.spec import ExperimentSpec
-from . import tool_schema
-from .answers import Answer, answer
-from .executor import Executor, needs_model
-from .jobs import run_in_worker
-from .store import Store
-from .tool_schema import RunOptions, Schema
+from ...context.contexts import Contexts
+from ...context.device import Compute
+from ...context.home import Home
+from ...schemas.catalogue import Experiment, find
+from ...schemas.errors import MechinterpError
+from ...schemas.job import Job
+from ...schemas.spec import ExperimentSpec
+from ..answers import Answer, answer
+from ..executor import Executor, needs_model
+from ..jobs import run_in_worker
+from ..store.store import Store
+from . import schema as tool_schema
+from .schema import RunOptions, Schema
 
 T = TypeVar("T")
 Client = Context[Any, Any]

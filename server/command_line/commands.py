@@ -16,19 +16,20 @@ from types import FrameType
 from pydantic import BaseModel
 from rich.console import Console
 
-from ..context.home import Home
-from ..schemas.catalogue import Experiment
-from ..schemas.errors import RequestError
-from ..schemas.job import Job, ProgressHook
-from ..schemas.result import ExperimentResult
-from ..schemas.spec import ExperimentSpec, parse_spec_json
-from . import queries, terminal
-from .cli_flags import format_of, grouped, spec_of
-from .executor import Executor
-from .queries import ListArguments
-from .render import to_markdown
-from .store import Store
-from .tool_schema import validated
+from ...context.home import Home
+from ...schemas.catalogue import Experiment
+from ...schemas.errors import RequestError
+from ...schemas.job import Job, ProgressHook
+from ...schemas.result import ExperimentResult
+from ...schemas.spec import ExperimentSpec, parse_spec_json
+from .. import queries
+from ..executor import Executor
+from ..queries import ListArguments
+from ..render import to_markdown
+from ..store.store import Store
+from ..tools.schema import validated
+from . import terminal
+from .flags import format_of, grouped, spec_of
 
 
 def run_flags(experiment: Experiment, given: argparse.Namespace) -> int:
@@ -47,8 +48,8 @@ def run_spec_file(given: argparse.Namespace) -> int:
 
 
 def _run(spec: ExperimentSpec, given: argparse.Namespace, spec_path: str | None) -> int:
-    from ..context.contexts import Contexts  # noqa: PLC0415 - numpy and the bundles: not for --help
-    from ..context.device import Compute  # noqa: PLC0415
+    from ...context.contexts import Contexts  # noqa: PLC0415 - numpy and the bundles: not for --help
+    from ...context.device import Compute  # noqa: PLC0415
 
     home = Home.find(given.home)
     compute = Compute(device=given.device or "auto", dtype=given.dtype or "float32", threads=given.threads)
@@ -131,7 +132,7 @@ def reindex(given: argparse.Namespace) -> int:
 
 def verify_bundle(given: argparse.Namespace) -> int:
     """Hash every file of a bundle and compare with its manifest."""
-    from ..context.bundle import Bundle  # noqa: PLC0415 - numpy, not for --help
+    from ...context.bundle import Bundle  # noqa: PLC0415 - numpy, not for --help
 
     home = Home.find(given.home)
     # On the command line a path is the user's own; a plain name is always that of a bundle in the home folder.
@@ -146,8 +147,8 @@ def verify_bundle(given: argparse.Namespace) -> int:
 
 def serve(given: argparse.Namespace) -> int:
     """Serve MCP over stdin and stdout."""
-    from ..context.device import Compute  # noqa: PLC0415
-    from .mcp_server import serve as serve_stdio  # noqa: PLC0415 - mcp takes most of a second to import
+    from ...context.device import Compute  # noqa: PLC0415
+    from ..mcp_server import serve as serve_stdio  # noqa: PLC0415 - mcp takes most of a second to import
 
     compute = Compute(device=given.device or "auto", dtype=given.dtype or "float32", threads=given.threads)
     serve_stdio(Home.find(given.home), compute)

@@ -1,0 +1,1 @@
+"""Stored specs and results, and the index over them."""

@@ -1,0 +1,1 @@
+"""Runs that go on while others ask: slots, queue, progress, cancellation."""
