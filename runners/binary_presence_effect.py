@@ -184,6 +184,7 @@ def plan(spec: BinaryPresenceSpec, ctx: Context) -> Plan:
     tables=TABLES,
     methods=("both", "observational", "interventional"),
     cost="data or model",
+    toolset="patterns",
     aliases={"tokens": "binary_tokens"},
 )
 def run(spec: BinaryPresenceSpec, ctx: Context, job: Job) -> Findings:

@@ -190,6 +190,7 @@ def plan(spec: ConditionalSpec, ctx: Context) -> Plan:
     tables=TABLES,
     methods=("interventional",),
     cost="model",
+    toolset="interactions",
 )
 def run(spec: ConditionalSpec, ctx: Context, job: Job) -> Findings:
     """Pair units without and with a modulator; the estimators are in docs/methods under "conditional_interactions"."""

@@ -131,6 +131,7 @@ def plan(spec: CoverageSpec, ctx: Context) -> Plan:
     tables=TABLES,
     methods=("observational",),
     cost="data",
+    toolset="patterns",
     aliases={"tokens": "tokens_to_check", "threshold": "coverage_threshold"},
 )
 def run(spec: CoverageSpec, ctx: Context, job: Job) -> Findings:

@@ -120,6 +120,7 @@ def plan(spec: DecoderOutputSpec, ctx: Context) -> Plan:
     tables=TABLES,
     methods=("observational", "interventional"),
     cost="data",
+    toolset="output",
 )
 def run(spec: DecoderOutputSpec, ctx: Context, job: Job) -> Findings:
     """Read the decoder column through the output layer; see docs/methods under "decoder_output_analysis"."""

@@ -176,6 +176,7 @@ def _readings(spec: FamilySweepSpec, ctx: Context) -> list[str]:
     tables=TABLES,
     methods=("interventional", "observational"),
     cost="data or model",
+    toolset="core",
 )
 def run(spec: FamilySweepSpec, ctx: Context, job: Job) -> Findings:
     """Sweep one family; the estimators are in docs/methods under "Interventional effects" and "family_1d_sweep"."""

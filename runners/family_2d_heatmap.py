@@ -155,6 +155,7 @@ def plan(spec: HeatmapSpec, ctx: Context) -> Plan:
     tables=TABLES,
     methods=("interventional", "observational"),
     cost="data or model",
+    toolset="interactions",
 )
 def run(spec: HeatmapSpec, ctx: Context, job: Job) -> Findings:
     """Cross two families; the estimators are in docs/methods under "family_2d_heatmap"."""

@@ -91,6 +91,7 @@ def plan(spec: FeatureOverviewSpec, ctx: Context) -> Plan:
     tables=TABLES,
     methods=("observational",),
     cost="data",
+    toolset="core",
 )
 def run(spec: FeatureOverviewSpec, ctx: Context, job: Job) -> Findings:
     """Look at a feature; the estimators are in docs/methods under "Observational effects" and "feature_overview"."""

@@ -172,6 +172,7 @@ def plan(spec: ItemsetSpec, ctx: Context) -> Plan:
     tables=TABLES,
     methods=("observational",),
     cost="data",
+    toolset="patterns",
 )
 def run(spec: ItemsetSpec, ctx: Context, job: Job) -> Findings:
     """Mine itemsets; the estimators are in docs/methods under "frequent_itemsets"."""

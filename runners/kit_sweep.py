@@ -79,6 +79,7 @@ def plan(spec: KitSweepSpec, ctx: Context) -> Plan:
     tables=TABLES,
     methods=("observational", "interventional"),
     cost="data or model",
+    toolset="weapons",
 )
 def run(spec: KitSweepSpec, ctx: Context, job: Job) -> Findings:
     """Sweep subs and specials; the estimators are in docs/methods under "kit_sweep"."""

@@ -142,6 +142,7 @@ def plan(spec: MinimalCoresSpec, ctx: Context) -> Plan:
     tables=TABLES,
     methods=("interventional",),
     cost="model",
+    toolset="interactions",
 )
 def run(spec: MinimalCoresSpec, ctx: Context, job: Job) -> Findings:
     """Find minimal cores; the definitions are in docs/methods under "minimal_cores"."""

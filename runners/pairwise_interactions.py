@@ -162,6 +162,7 @@ def plan(spec: PairwiseSpec, ctx: Context) -> Plan:
     tables=TABLES,
     methods=("interventional", "observational"),
     cost="data or model",
+    toolset="interactions",
 )
 def run(spec: PairwiseSpec, ctx: Context, job: Job) -> Findings:
     """Pair units; the estimators are in docs/methods under "Interventional effects" and "pairwise_interactions"."""

@@ -96,6 +96,7 @@ def plan(spec: ShuffleNullSpec, ctx: Context) -> Plan:
     tables=TABLES,
     methods=("observational",),
     cost="data",
+    toolset="validation",
 )
 def run(spec: ShuffleNullSpec, ctx: Context, job: Job) -> Findings:
     """Compare a statistic with its values when activations are exchanged between builds.

@@ -91,6 +91,7 @@ def plan(spec: SplitHalfSpec, ctx: Context) -> Plan:
     tables=TABLES,
     methods=("observational",),
     cost="data",
+    toolset="validation",
 )
 def run(spec: SplitHalfSpec, ctx: Context, job: Job) -> Findings:
     """Split the builds at random, read the metric off each half, correlate.

@@ -127,6 +127,7 @@ def plan(spec: TokenInfluenceSpec, ctx: Context) -> Plan:
     tables=TABLES,
     methods=("both", "observational", "interventional"),
     cost="data or model",
+    toolset="core",
 )
 def run(spec: TokenInfluenceSpec, ctx: Context, job: Job) -> Findings:
     """Sweep the units; the estimators are in docs/methods under "token_influence_sweep"."""

@@ -115,6 +115,7 @@ def plan(spec: WeaponGroupSpec, ctx: Context) -> Plan:
     tables=TABLES,
     methods=("observational",),
     cost="data",
+    toolset="weapons",
     aliases={"min_samples": "min_examples"},
 )
 def run(spec: WeaponGroupSpec, ctx: Context, job: Job) -> Findings:

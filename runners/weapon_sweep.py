@@ -162,6 +162,7 @@ def plan(spec: WeaponSweepSpec, ctx: Context) -> Plan:
     tables=TABLES,
     methods=("observational", "interventional"),
     cost="data or model",
+    toolset="weapons",
     aliases={"top_k": "top_k_weapons"},
 )
 def run(spec: WeaponSweepSpec, ctx: Context, job: Job) -> Findings:

@@ -134,6 +134,7 @@ def _notes(spec: InterferenceSpec) -> list[str]:
     tables=TABLES,
     methods=("interventional",),
     cost="model",
+    toolset="interactions",
 )
 def run(spec: InterferenceSpec, ctx: Context, job: Job) -> Findings:
     """Compare rungs with and without lower ones; see docs/methods under "within_family_interference"."""

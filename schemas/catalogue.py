@@ -22,6 +22,9 @@ from .spec import ExperimentSpec, Variables
 Cost = Literal["data", "model", "data or model"]
 """What a type costs: array passes over the data, forward passes of the model, or either by ``method``."""
 
+Toolset = Literal["core", "interactions", "patterns", "weapons", "output", "validation"]
+"""What a type belongs to; a server can be told to show some of them only."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -56,6 +59,7 @@ class Experiment:
         tables: row model of every table it returns.
         methods: the values its ``method`` variable takes.
         cost: what it costs.
+        toolset: the set of tools it belongs to.
         aliases: short command-line flags, ``{"top_k": "top_k_weapons"}``.
     """
 
@@ -68,6 +72,7 @@ class Experiment:
     tables: Mapping[str, type[Row]]
     methods: tuple[Method, ...]
     cost: Cost
+    toolset: Toolset = "core"
     aliases: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -93,6 +98,7 @@ def experiment(
     tables: Mapping[str, type[Row]],
     methods: tuple[Method, ...],
     cost: Cost,
+    toolset: Toolset,
     aliases: Mapping[str, str] | None = None,
 ) -> Callable[[Runner], Runner]:
     """Register the decorated function as the runner of an experiment type; see `Experiment` for the arguments."""
@@ -111,6 +117,7 @@ def experiment(
             tables=MappingProxyType(dict(tables)),
             methods=methods,
             cost=cost,
+            toolset=toolset,
             aliases=MappingProxyType(dict(aliases or {})),
         )
         return run

@@ -18,6 +18,10 @@ class Job:
     Args:
         on_progress: called with (done, total, message); must be cheap and must not raise.
         is_cancelled: asked between batches; True stops the run.
+
+    Attributes:
+        cancelled_because: what the record of a stopped run says, set by whoever stops it.
+        expected_passes: forward passes the run will make, where they were planned.
     """
 
     on_progress: ProgressHook | None = None
@@ -26,6 +30,8 @@ class Job:
     warnings: list[str] = field(default_factory=list)
     passes_made: int = 0
     passes_saved: int = 0
+    cancelled_because: str = "cancelled"
+    expected_passes: int | None = None
 
     def progress(self, done: int, total: int, message: str = "") -> None:
         """Report progress, after checking whether the run should stop.

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Scalar = str | int | float | bool | None
 Method = Literal["interventional", "observational", "both"]
 Status = Literal["present", "conditional", "negligible", "unclear", "dead"]
+Outcome = Literal["done", "failed", "cancelled", "interrupted"]
+"""How a run ended: interrupted when its process did before it could."""
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401 - JSON values of any depth
@@ -196,10 +198,20 @@ class ExperimentResult(Record):
     followups: list[Followup] = Field(default_factory=list)
     provenance: Provenance = Field(default_factory=Provenance)
     success: bool
+    status: Outcome = "done"
     error_message: str | None = None
     duration_seconds: float = Field(ge=0)
     cached: bool = Field(default=False, description="True when the stored answer to the same question was returned.")
     cached_from: str | None = Field(default=None, description="Id of the run whose numbers these are, when cached.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _status_of_earlier_files(cls, data: object) -> object:
+        """Results stored before there was a status say by ``success`` how they ended."""
+        if not isinstance(data, dict) or "status" in data or data.get("success", True):
+            return cast("object", data)
+        told = cast("dict[str, object]", data)
+        return told | {"status": "cancelled" if told.get("error_message") == "cancelled" else "failed"}
 
     def get_summary(self) -> str:
         """The headline with the warnings below it, or what went wrong."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
-from ..schemas.errors import UnknownNameError
+from ..schemas.errors import RequestError, UnknownNameError
 from ..schemas.result import ExperimentResult, Finding, Followup, Record, Table
 from .render import to_markdown
 from .store.index import Entry
@@ -20,6 +20,8 @@ DEFAULT_ROWS = 20
 _DIGITS = 4
 _BUDGET = 8_000 * 4
 """Characters of a default answer: 8,000 tokens at four characters each."""
+_LIMIT = 20_000 * 4
+"""Characters of any answer: clients cut or refuse what is over 25,000 tokens."""
 
 
 class TableView(Record):
@@ -33,17 +35,31 @@ class TableView(Record):
     more: str | None = Field(default=None, description="The call that shows further rows.")
 
 
+class ProgressView(Record):
+    """How far a run is."""
+
+    done: int = Field(description="Forward passes made, or steps where it makes none.")
+    total: int | None
+    unit: str
+    seconds: float
+    seconds_left: float | None
+    queued_behind: int = 0
+
+
 class Answer(Record):
     """The answer to an experiment, headline first."""
 
-    spec_id: str = Field(description="Handle of the stored result: pass it to get_run.")
+    headline: str
+    run_id: str = Field(description="Handle for get_run and cancel_run.")
+    spec_id: str = Field(description="Id of spec and result: the run_id again.")
     experiment_type: str
     feature_id: int
-    success: bool
-    headline: str
+    status: Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
+    success: bool | None = Field(default=None, description="Null while it has not ended.")
+    progress: ProgressView | None = None
     error_message: str | None = None
     warnings: list[str] = Field(default_factory=list)
-    cached: bool = Field(description="True when the answer was in the store already and nothing was run.")
+    cached: bool = Field(default=False, description="True: from the store; nothing was run.")
     cached_from: str | None = None
     findings: list[Finding] = Field(default_factory=list)
     aggregates: dict[str, Any] | None = None
@@ -51,7 +67,7 @@ class Answer(Record):
     diagnostics: dict[str, Any] | None = None
     followups: list[Followup] = Field(default_factory=list, description="Specs for run_spec, each with its reason.")
     provenance: dict[str, Any] | None = Field(default=None, description="Only in response_format detailed.")
-    duration_seconds: float
+    duration_seconds: float | None = None
     result_file: str | None = Field(default=None, description="Where the whole result is stored.")
     note: str | None = Field(default=None, description="The result as markdown, in response_format markdown.")
     hints: list[str] = Field(default_factory=list, description="What was left out, and how to get it.")
@@ -65,6 +81,7 @@ class RunRow(Record):
     feature_id: int
     bundle: str
     success: bool
+    status: str
     headline: str
     error_message: str | None
     cached: bool
@@ -81,13 +98,25 @@ class RunRow(Record):
         return cls(**{name: getattr(entry, name) for name in cls.model_fields})
 
 
+class FlightRow(Record):
+    """One run in flight."""
+
+    run_id: str
+    experiment_type: str
+    feature_id: int
+    status: str
+    progress: str
+
+
 class RunList(Record):
     """A page of stored results, newest first."""
 
-    total: int = Field(description="Results that match.")
+    total: int = Field(description="Stored results that match.")
     offset: int
     runs: list[RunRow]
+    in_flight: list[FlightRow] = Field(default_factory=list, description="Runs that wait or go on, and match.")
     more: str | None = Field(default=None, description="How to see the next page.")
+    hint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,26 +150,62 @@ def answer(result: ExperimentResult, path: Path | None = None, cut: Cut | None =
 
     Raises:
         UnknownNameError: the result has no table of the name asked for.
+        RequestError: the table asked for ends before ``offset``.
     """
     cut = cut or Cut()
-    if cut.table is not None and cut.table not in result.tables:
-        raise UnknownNameError("table", cut.table, result.tables)
-    if cut.form == "markdown":
-        note = to_markdown(result, path, max_rows=cut.rows)
-        return _head(result, path).model_copy(update={"note": note})
-    whole = _apply(result, path, cut)
-    if cut.max_rows is not None or cut.form == "detailed":
-        return whole
-    for rows in (12, 8, 5, 3, 1):
-        if len(json.dumps(whole.model_dump(mode="json"))) <= _BUDGET:
+    if cut.table is not None:
+        _check_page(result, cut.table, cut.offset)
+    default = cut.max_rows is None and cut.form != "detailed"
+    shown = _shown(result, path, cut)
+    for rows in _fewer(cut.rows):
+        if length(shown) <= (_BUDGET if default else _LIMIT):
             break
-        whole = _apply(result, path, replace(cut, max_rows=rows))
-    return whole
+        shown = _shown(result, path, replace(cut, max_rows=rows))
+    return shown
+
+
+def length(shown: BaseModel) -> int:
+    """Characters of an answer as it is sent."""
+    return len(compact_json(as_sent(shown)))
+
+
+def as_sent(shown: BaseModel) -> dict[str, Any]:
+    """The model as plain values, without what is empty and may be left out."""
+    required = {name for name, info in type(shown).model_fields.items() if info.is_required()}
+    whole = shown.model_dump(mode="json")
+    return {name: value for name, value in whole.items() if name in required or value not in (None, [], {})}
+
+
+def compact_json(value: object) -> str:
+    """JSON without the spaces, which cost a reader tokens."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _fewer(rows: int) -> list[int]:
+    return [fewer for fewer in (400, 250, 150, 100, 60, 40, 25, 16, 12, 8, 5, 3, 1) if fewer < rows]
+
+
+def _check_page(result: ExperimentResult, name: str, offset: int) -> None:
+    if name not in result.tables:
+        raise UnknownNameError("table", name, result.tables)
+    total = len(result.tables[name].rows)
+    if offset and offset >= total:
+        kept = cast("dict[str, Any]", result.provenance.spec_resolved.get("variables") or {}).get("top_k")
+        further = f" A run with a larger top_k (this one: {kept}) stores more." if kept is not None else ""
+        raise RequestError(f"table {name!r} has {total:,} rows, and offset {offset:,} is past its end.{further}")
+
+
+def _shown(result: ExperimentResult, path: Path | None, cut: Cut) -> Answer:
+    if cut.form == "markdown":
+        return _head(result, path).model_copy(update={"note": to_markdown(result, path, max_rows=cut.rows)})
+    return _apply(result, path, cut)
 
 
 def _head(result: ExperimentResult, path: Path | None) -> Answer:
     return Answer(
+        run_id=result.spec_id,
         spec_id=result.spec_id,
+        status=result.status,
         experiment_type=result.experiment_type,
         feature_id=result.feature_id,
         success=result.success,
@@ -176,7 +241,7 @@ def _page(spec_id: str, table: Table, cut: Cut) -> TableView:
     after = cut.offset + len(shown)
     more = None
     if after < len(table.rows):
-        more = f'get_run(spec_id="{spec_id}", table="{table.name}", offset={after}, max_rows=100)'
+        more = f'get_run(run_id="{spec_id}", table="{table.name}", offset={after}, max_rows=100)'
     return TableView(
         columns=table.columns,
         rows=[cut.shaped(row) for row in shown],
@@ -192,8 +257,11 @@ def _hints(result: ExperimentResult, findings: int, form: Form) -> list[str]:
     if findings < len(result.findings):
         hints.append(f"{len(result.findings) - findings} more findings: raise max_rows.")
     if form == "concise":
-        whole = f'get_run(spec_id="{result.spec_id}", response_format="detailed")'
-        hints.append(f"Numbers are rounded and the provenance is left out: {whole} has all.")
+        whole = f'get_run(run_id="{result.spec_id}", response_format="detailed")'
+        hints.append(
+            f"Numbers are rounded and the provenance is left out: {whole} has all. Whole tables as CSV: "
+            f"mechinterp://results/{result.spec_id}/tables/NAME."
+        )
     if result.followups:
         hints.append("Each followup's spec can be passed to run_spec as it is.")
     return hints

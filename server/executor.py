@@ -101,14 +101,21 @@ class Executor:
             self.store.check_writable()
             if output_dir is not None:
                 files.check_writable(output_dir)
-            result = _run(experiment, resolved, ctx, job or Job(), spec_path)
-            result.provenance.digest = digest
-            result.provenance.spec_passed = spec.model_dump(mode="json", exclude_unset=True)
-            self.store.publish(resolved, result)
+            with self.store.in_flight(resolved):
+                result = _run(experiment, resolved, ctx, job or Job(), spec_path)
+                result.provenance.digest = digest
+                result.provenance.spec_passed = spec.model_dump(mode="json", exclude_unset=True)
+                self.store.publish(resolved, result)
         if output_dir is not None:
             entry = self.store.entry(result.spec_id)
             files.replace(output_dir / entry.file, result.model_dump_json(indent=1).encode())
         return view(result, spec.outputs)
+
+    def stored(self, spec: ExperimentSpec, ctx: Context) -> ExperimentResult | None:
+        """The stored answer to a spec, exactly as `execute` would give it; None when it would have to be run."""
+        resolved = _resolve(spec, ctx)
+        kept = self._stored_answer(resolved, digest_of(resolved, ctx, find(spec.type)), fresh=False)
+        return None if kept is None else view(self._answer_from(kept, spec, resolved), spec.outputs)
 
     def plan(self, spec: ExperimentSpec, ctx: Context) -> DryRun:
         """Find out what running the spec would do; raises what running it would raise before it starts."""
@@ -149,7 +156,7 @@ class Executor:
         kept = self.store.load(entry)
         origin = kept.cached_from or kept.spec_id
         answer = kept.model_copy(update={"cached": True, "cached_from": origin})
-        if entry.spec_id == spec.id or not _has_own_record(spec):
+        if entry.spec_id == spec.id or not has_own_record(spec):
             return answer
         words = {name: getattr(spec, name) for name in _WORDS}
         passed = spec.model_dump(mode="json", exclude_unset=True)
@@ -204,7 +211,8 @@ def view(result: ExperimentResult, outputs: Outputs) -> ExperimentResult:
     return result.model_copy(update=hidden)
 
 
-def _has_own_record(spec: ExperimentSpec) -> bool:
+def has_own_record(spec: ExperimentSpec) -> bool:
+    """Whether the spec brings an id or words (description, hypothesis, ...) that its record shall have."""
     return "id" in spec.model_fields_set or any(getattr(spec, name) is not None for name in _WORDS)
 
 
@@ -229,21 +237,23 @@ def _run(
 ) -> ExperimentResult:
     """Run and time the experiment; a fault of the experiment becomes a failed result with its finished tables."""
     started, clock = datetime.now(UTC), time.perf_counter()
-    findings, fault = None, None
+    findings, fault, status = None, None, "done"
     try:
+        if job.on_progress is not None and needs_model(spec, experiment):
+            job.expected_passes = experiment.plan(spec, ctx).forward_passes
         findings = experiment.run(spec, ctx, job)
     except Cancelled:
-        fault = "cancelled"
+        fault, status = job.cancelled_because, "cancelled"
     except MechinterpError:
         raise
     except Exception as error:  # noqa: BLE001 - the fault of an experiment is its result, kept there and in the log
         _log.exception("%s of feature %d failed", spec.type, spec.feature_id)
-        fault = f"{type(error).__name__}: {error}"
+        fault, status = f"{type(error).__name__}: {error}", "failed"
     seconds = time.perf_counter() - clock
     provenance = _provenance(experiment, spec, ctx, job)
     provenance.started_at = started
     return _result(spec, job, findings, fault).model_copy(
-        update={"duration_seconds": seconds, "provenance": provenance, "spec_path": spec_path},
+        update={"status": status, "duration_seconds": seconds, "provenance": provenance, "spec_path": spec_path},
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib import import_module
@@ -10,24 +9,29 @@ from importlib.metadata import version
 from typing import Any
 
 import anyio
+from anyio import to_thread
 from mcp.server import MCPServer
 from mcp.server.mcpserver.tools import Tool
-from mcp.types import CallToolResult, InputRequiredResult, TextContent
+from mcp.shared.exceptions import MCPError
+from mcp.types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult, TextContent
 
 from ..context.device import Compute
 from ..context.home import Home
-from ..schemas.catalogue import catalogue
 from ..schemas.errors import UnknownNameError
+from .app import App
 from .executor import PROJECT
-from .tools.served import App, Client, ServedTool, experiment_tool
-from .tools.store_tools import store_tools
+from .pages.register import register
+from .tools.served import Client
+from .tools.toolsets import Selection, select
+from .work.runs import Limits
 
 INSTRUCTIONS = (
     "Experiments on the features of a sparse autoencoder trained on a model of Splatoon gear builds. Each experiment "
     "tool answers one question about one feature and stores the result; asking the same again returns the stored "
     "answer. Read the headline and the warnings first: interventional results are causal statements about the network, "
     "observational ones are correlational. Begin with describe_context (abilities and their rungs) and "
-    "list_experiment_types; pass a followup's spec to run_spec as it is; get_run shows the rest of a result."
+    "list_experiment_types; pass a followup's spec to run_spec as it is. A run that takes longer than wait_s answers "
+    "with a run_id: get_run waits for it and shows the rest of a result. How to work: resource mechinterp://skill."
 )
 _WARM_AFTER = 0.3
 Lifespan = Callable[[MCPServer[App]], AbstractAsyncContextManager[App]]
@@ -36,50 +40,83 @@ Lifespan = Callable[[MCPServer[App]], AbstractAsyncContextManager[App]]
 class Server(MCPServer[App]):
     """The server, which names the nearest tool when one is asked for that it does not have."""
 
-    def __init__(self, tools: Sequence[ServedTool], lifespan: Lifespan) -> None:
+    def __init__(self, tools: Sequence[Tool], lifespan: Lifespan) -> None:
         super().__init__(
             PROJECT,
             title="mechinterp-runner",
             description="Typed, reproducible interpretability experiments on sparse-autoencoder features.",
             instructions=INSTRUCTIONS,
             version=version(PROJECT),
-            tools=list[Tool](tools),
+            tools=list(tools),
             lifespan=lifespan,
             log_level="WARNING",
         )
-        self._known = tuple(tool.name for tool in tools)
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Client | None = None
     ) -> CallToolResult | InputRequiredResult:
         """Call a tool by name."""
-        if name not in self._known:
-            error = UnknownNameError("tool", name, self._known, "Nothing was run.")
+        known = [tool.name for tool in self._tool_manager.list_tools()]
+        if name not in known:
+            error = UnknownNameError("tool", name, known, "Nothing was run.")
             return CallToolResult(content=[TextContent(type="text", text=str(error))], is_error=True)
         return await super().call_tool(name, arguments, context)
 
+    async def get_prompt(
+        self, name: str, arguments: dict[str, Any] | None = None, context: Client | None = None
+    ) -> GetPromptResult | InputRequiredResult:
+        """Render a prompt; a name or an argument that is wrong is the request's fault, not the server's."""
+        prompts = {prompt.name: prompt for prompt in self._prompt_manager.list_prompts()}
+        if name not in prompts:
+            raise MCPError(INVALID_PARAMS, str(UnknownNameError("prompt", name, prompts)))
+        allowed = {item.name: item.required for item in prompts[name].arguments or ()}
+        for given in arguments or {}:
+            if given not in allowed:
+                raise MCPError(INVALID_PARAMS, str(UnknownNameError(f"argument of prompt {name}", given, allowed)))
+        missing = [argument for argument, needed in allowed.items() if needed and argument not in (arguments or {})]
+        if missing:
+            raise MCPError(INVALID_PARAMS, f"prompt {name} needs {', '.join(missing)}. Allowed: {', '.join(allowed)}.")
+        return await super().get_prompt(name, arguments, context)
 
-def make_server(app: App, *, warm: bool = False) -> Server:
-    """Make the server of an app; ``warm`` imports torch in the background once the server answers."""
+
+def make_server(app: App, *, warm: bool = False, selection: Selection | None = None) -> Server:
+    """Make the server of an app.
+
+    Args:
+        app: bundles, store and runs.
+        warm: import torch in the background once the server answers.
+        selection: which tools to show; default: all.
+    """
 
     @asynccontextmanager
     async def lifespan(_server: MCPServer[App]) -> AsyncGenerator[App]:
-        async with anyio.create_task_group() as group:
+        async with app.serving(), anyio.create_task_group() as group:
             if warm:
                 group.start_soon(_warm_up)
             yield app
             group.cancel_scope.cancel()
 
-    tools = [experiment_tool(app, experiment) for experiment in catalogue().values()]
-    return Server([*tools, *store_tools(app)], lifespan)
+    server = Server(select(app, selection or Selection()), lifespan)
+    register(server, app)
+    return server
 
 
 async def _warm_up() -> None:
-    """Import torch when the handshake is over, so that the first experiment need not wait for it."""
+    """Import torch when the handshake is over, so that the first experiment need not wait for it.
+
+    A client that leaves at once is not kept waiting by more than this import: a thread that imports cannot be stopped,
+    and must have ended before the interpreter does.
+    """
     await anyio.sleep(_WARM_AFTER)
-    threading.Thread(target=import_module, args=("torch",), name="import torch").start()
+    await to_thread.run_sync(import_module, "torch")
 
 
-def serve(home: Home, compute: Compute | None = None) -> None:
+def serve(
+    home: Home,
+    compute: Compute | None = None,
+    *,
+    limits: Limits | None = None,
+    selection: Selection | None = None,
+) -> None:
     """Serve over stdin and stdout until the client hangs up."""
-    make_server(App.at(home, compute), warm=True).run("stdio")
+    make_server(App.at(home, compute, limits), warm=True, selection=selection).run("stdio")

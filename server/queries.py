@@ -37,7 +37,22 @@ class SpecArguments(Strict):
         description="A spec as in its JSON file: type, feature_id, variables, and where wanted model_type, "
         "dataset_slice, constraints, outputs, id, description, parent_hypothesis, rationale, parent_spec_id."
     )
-    options: RunOptions = Field(default=RunOptions(), description="max_rows, response_format, fresh.")
+    options: RunOptions = Field(default=RunOptions(), description="wait_s, max_rows, response_format, fresh.")
+
+
+class BatchArguments(Strict):
+    """Arguments of run_batch."""
+
+    specs: tuple[dict[str, Any], ...] | None = Field(default=None, description="Specs as for run_spec.")
+    path: str | None = Field(default=None, description="Instead: a JSONL file of specs, inside the home folder.")
+    fresh: bool = Field(default=False, description="Run even what has a stored answer.")
+    wait_s: float = Field(default=0.0, ge=0, le=300, description="Seconds to wait for all of them.")
+
+
+class CancelArguments(Strict):
+    """Arguments of cancel_run."""
+
+    run_id: Name = Field(description="Handle of the run.")
 
 
 class ValidateArguments(Strict):
@@ -49,7 +64,8 @@ class ValidateArguments(Strict):
 class GetArguments(ReadOptions):
     """Arguments of get_run."""
 
-    spec_id: Name = Field(description="Id of the run.")
+    run_id: Name = Field(description="Handle of the run, or id of a result.")
+    wait_s: float = Field(default=0.0, ge=0, le=300, description="Seconds to wait for a run that has not ended.")
     table: str | None = Field(default=None, description="Show a page of this table alone.")
     offset: int = Field(default=0, ge=0, description="First row of each table that is shown.")
 
@@ -156,6 +172,9 @@ def describe_types(only: str | None = None) -> TypesView:
 def dry_run(executor: Executor, spec: ExperimentSpec, context: Context) -> DryRunView:
     """Find out what a spec would do."""
     planned = executor.plan(spec, context)
+    notes = list(planned.plan.notes)
+    if planned.estimated_seconds is not None and planned.estimated_seconds > tool_schema.DEFAULT_WAIT:
+        notes.append("Longer than a call waits by default: take the run_id it answers with to get_run.")
     return DryRunView(
         valid=True,
         spec=planned.spec.model_dump(mode="json"),
@@ -165,14 +184,14 @@ def dry_run(executor: Executor, spec: ExperimentSpec, context: Context) -> DryRu
         saved_passes=planned.plan.saved_passes,
         estimated_seconds=planned.estimated_seconds,
         stored=planned.stored,
-        notes=list(planned.plan.notes),
+        notes=notes,
     )
 
 
 def get_run(store: Store, given: GetArguments) -> Answer:
     """A stored result, or a page of one of its tables."""
-    path = store.path(given.spec_id)
-    return answer(store.result(given.spec_id), path, given.cut(offset=given.offset, table=given.table))
+    path = store.path(given.run_id)
+    return answer(store.result(given.run_id), path, given.cut(offset=given.offset, table=given.table))
 
 
 def find_results(store: Store, given: ListArguments) -> tuple[int, list[Entry]]:
@@ -198,7 +217,25 @@ def list_results(store: Store, given: ListArguments) -> RunList:
     total, entries = find_results(store, given)
     after = given.offset + len(entries)
     more = f"offset={after} shows the next ones" if after < total else None
-    return RunList(total=total, offset=given.offset, runs=[RunRow.of(entry) for entry in entries], more=more)
+    hint = None
+    if not entries:
+        stored, _ = store.search(Query(limit=1))
+        hint = f"{total:,} of {stored:,} stored results match" + (", all before this offset." if total else ".")
+    rows = [RunRow.of(entry) for entry in entries]
+    return RunList(total=total, offset=given.offset, runs=rows, more=more, hint=hint)
+
+
+def matches(spec: ExperimentSpec, given: ListArguments) -> bool:
+    """Whether a run in flight is one that a search over results is after."""
+    asked = (
+        (given.feature_id, spec.feature_id),
+        (given.type and _type_named(given.type), spec.type),
+        (given.model_type, spec.model_type or given.model_type),
+        (given.parent_hypothesis, spec.parent_hypothesis),
+        (given.parent_spec_id, spec.parent_spec_id),
+    )
+    searches_results = any(value is not None for value in (given.success, given.text, given.since, given.until))
+    return not searches_results and all(wanted is None or wanted == is_ for wanted, is_ in asked)
 
 
 def describe_context(contexts: Contexts, given: ContextArguments) -> ContextView:

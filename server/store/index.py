@@ -20,7 +20,7 @@ from platformdirs import user_cache_path
 
 from ...schemas.errors import StoreError
 
-_VERSION = 1
+_VERSION = 2
 _BUSY_SECONDS = 30.0
 _RACY_NS = 2_000_000_000
 _NETWORK = ("nfs", "cifs", "smb", "sshfs", "lustre", "gpfs", "beegfs", "ceph", "afs", "9p", "gluster")
@@ -37,6 +37,7 @@ class Entry:
     bundle: str
     digest: str
     success: bool
+    status: str
     cached: bool
     headline: str
     error_message: str | None

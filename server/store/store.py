@@ -1,29 +1,36 @@
 """Stored specs and results: JSON files are the truth, the index only finds them.
 
-``runs/specs`` and ``runs/results`` hold one file each a run, of the same name; ``runs/figures`` is for pictures. A file
-appears whole or not at all and is never overwritten. Names are written for people and never parsed: an id finds its
-file through the index, which is filled from what the files say.
+``runs/specs`` and ``runs/results`` hold one file each a run, of the same name; ``runs/running`` what is in flight. A
+file appears whole or not at all and is never overwritten. Names are written for people and never parsed: an id finds
+its file through the index, which is filled from what the files say.
 """
 
 from __future__ import annotations
 
+import logging
 import sqlite3
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from ...schemas.errors import IdTakenError, RequestError, StoreError, UnknownNameError
+from ...schemas.errors import IdTakenError, RequestError, StoreError, nearest
 from ...schemas.manifest import is_name
-from ...schemas.result import ExperimentResult
+from ...schemas.result import ExperimentResult, Provenance
 from ...schemas.spec import ExperimentSpec, parse_spec_json
 from . import files, index
 from .index import Entry, Index, Query
+from .journal import Journal
 
 _LEFTOVER_SECONDS = 3600
+_LATEST = 5
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +54,19 @@ class Store:
 
     Args:
         root: the folder ``runs``; it is created when something is first written.
+        keep: results kept in memory.
     """
 
     root: Path
+    keep: int = 32
     _unreadable: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.index = Index(self.root)
+        self.journal = Journal(self.root / "running")
+        self._loaded: OrderedDict[str, tuple[int, ExperimentResult]] = OrderedDict()
+        self._guard = threading.Lock()
+        self._recovered = False
 
     @property
     def specs(self) -> Path:
@@ -115,6 +128,30 @@ class Store:
             index.put(connection, entry_of(result, name))
         return self.results / name
 
+    @contextmanager
+    def in_flight(self, spec: ExperimentSpec) -> Generator[None]:
+        """Keep on disk, for as long as the block lasts, that the run of a spec is going on.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        with self.journal.noted(spec):
+            yield
+
+    def recover(self) -> int:
+        """Store the runs that dead processes had in flight as interrupted; says how many there were."""
+        return self.journal.recover(self._bury)
+
+    def _bury(self, noted: bytes, spec_id: str) -> None:
+        """Store an interrupted run, unless its result was stored before its process died."""
+        try:
+            spec = parse_spec_json(noted, spec_id)
+        except RequestError:
+            _log.warning("the record of the interrupted run %s cannot be read and was dropped", spec_id)
+            return
+        if not (self.results / spec.file_name()).exists():
+            self.publish(spec, interrupted(spec))
+
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def find(self, spec_id: str) -> Entry | None:
@@ -130,12 +167,25 @@ class Store:
             UnknownNameError: no result of that id is stored.
         """
         found = self.find(spec_id)
+        if found is None and self.recover():
+            found = self.find(spec_id)
         if found is None:
-            with self.index.connect() as connection:
-                known = index.ids(connection)
-            hint = f"They are in {self.results}; list_results (or `mechinterp-runner results`) searches them."
-            raise UnknownNameError("result id", spec_id, known, hint)
+            raise self._unknown(spec_id)
         return found
+
+    def _unknown(self, spec_id: str) -> RequestError:
+        """No result of that id: name the nearest, and the latest there are."""
+        total, latest = self.search(Query(limit=_LATEST))
+        if not total:
+            return RequestError(f"unknown run id {spec_id!r}: no result is stored in {self.results} yet.")
+        with self.index.connect() as connection:
+            near = nearest(spec_id, index.ids(connection))
+        guess = f": did you mean {near!r}?" if near else "."
+        lines = "\n".join(f"  {entry.spec_id}: {entry.headline[:90]}" for entry in latest)
+        return RequestError(
+            f"unknown run id {spec_id!r}{guess} {total:,} are stored in {self.results}; the latest:\n{lines}\n"
+            f"list_results (or `mechinterp-runner results`) searches them."
+        )
 
     def path(self, spec_id: str) -> Path:
         """File of the stored result of an id."""
@@ -151,8 +201,20 @@ class Store:
         return self.load(self.entry(spec_id))
 
     def load(self, entry: Entry) -> ExperimentResult:
-        """Load the result of an entry."""
-        return read_result(self.results / entry.file)
+        """Load the result of an entry; the last ones loaded are kept in memory, as files never change."""
+        path = self.results / entry.file
+        changed = path.stat().st_mtime_ns if path.is_file() else 0
+        with self._guard:
+            kept = self._loaded.get(entry.file)
+            if kept is not None and kept[0] == changed:
+                self._loaded.move_to_end(entry.file)
+                return kept[1]
+        result = read_result(path)
+        with self._guard:
+            self._loaded[entry.file] = (changed, result)
+            while len(self._loaded) > self.keep:
+                self._loaded.popitem(last=False)
+        return result
 
     def spec(self, spec_id: str) -> ExperimentSpec:
         """Load the spec of an id; errors as for `result`."""
@@ -173,6 +235,9 @@ class Store:
     @contextmanager
     def _current(self) -> Generator[sqlite3.Connection]:
         """Open the index after reading into it what others have stored since it was last read."""
+        if not self._recovered:
+            self._recovered = True
+            self.recover()
         with self.index.connect() as connection:
             if not index.is_current(connection, self.results):
                 self._read_folder(connection)
@@ -231,6 +296,30 @@ def same_question(first: ExperimentSpec, second: ExperimentSpec) -> bool:
     return first.scientific_fields() == second.scientific_fields() and len(models) < 2
 
 
+def interrupted(spec: ExperimentSpec) -> ExperimentResult:
+    """The result of a run whose process ended before it could."""
+    fault = "interrupted: the process that ran it ended before the run did"
+    return ExperimentResult(
+        spec_id=spec.id,
+        feature_id=spec.feature_id,
+        experiment_type=spec.type,
+        headline=f"{spec.type} of feature {spec.feature_id} did not finish: {fault}. Ask again to run it.",
+        provenance=Provenance(
+            spec_resolved=spec.model_dump(mode="json"),
+            bundle=spec.model_type or "",
+            started_at=datetime.now(UTC),
+            parent_spec_id=spec.parent_spec_id,
+            parent_hypothesis=spec.parent_hypothesis,
+            rationale=spec.rationale,
+            description=spec.description,
+        ),
+        success=False,
+        status="interrupted",
+        error_message=fault,
+        duration_seconds=0.0,
+    )
+
+
 def entry_of(result: ExperimentResult, file: str) -> Entry:
     """What the index keeps of a result."""
     origin = result.provenance
@@ -242,6 +331,7 @@ def entry_of(result: ExperimentResult, file: str) -> Entry:
         bundle=origin.bundle,
         digest=origin.digest,
         success=result.success,
+        status=result.status,
         cached=result.cached,
         headline=result.headline,
         error_message=result.error_message,

@@ -8,6 +8,7 @@ default), and objects refuse unknown keys.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, Field, ValidationError
@@ -24,6 +25,8 @@ _DROPPED = {"title", "$defs", "discriminator", "examples"}
 _DETAILS = {"description", "default", "enum", "pattern", "maxLength", "minimum", "maximum", "exclusiveMinimum"}
 """What a schema in brief leaves out; it is checked all the same."""
 _MAX_ROWS = 500
+_MAX_WAIT = 300.0
+DEFAULT_WAIT = 45.0
 
 
 class ReadOptions(Strict):
@@ -44,6 +47,13 @@ class ReadOptions(Strict):
 class RunOptions(ReadOptions):
     """How a spec is run and its result shown."""
 
+    wait_s: float = Field(
+        default=DEFAULT_WAIT,
+        ge=0,
+        le=_MAX_WAIT,
+        description=f"Seconds to wait, {DEFAULT_WAIT:g} by default; what takes longer goes on, for get_run.",
+    )
+
     fresh: bool = Field(default=False, description="Run even if the same question has a stored answer.")
 
 
@@ -59,7 +69,7 @@ class ExperimentOptions(RunOptions):
 
 
 _SLICE_LINE = "Which examples it is about; default: all. Percentiles: 0-100."
-_OPTIONS_LINE = "response_format: concise, detailed or markdown; fresh: run again; the others: the run's record."
+_OPTIONS_LINE = "wait_s: seconds to wait (45); response_format: concise, detailed or markdown; fresh: run again."
 
 
 def portable(schema: Schema, *, nullable: bool = False, brief: bool = False) -> Schema:
@@ -152,15 +162,24 @@ def in_one_line(model: type[BaseModel], line: str) -> Schema:
 # -- arguments ----------------------------------------------------------------------------------------------------
 
 
-def check(arguments: dict[str, Any], schema: Schema, where: str = "") -> dict[str, Any]:
+def check(
+    arguments: dict[str, Any], schema: Schema, where: str = "", other_names: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Decode arguments sent as JSON strings, drop those that are null, refuse unknown ones.
+
+    Args:
+        arguments: as the client sent them.
+        schema: what is allowed.
+        where: prefix of names in messages.
+        other_names: names that are understood beside those of the schema.
 
     Raises:
         RequestError: an argument is unknown or a required one is missing.
     """
     properties = cast("dict[str, Schema]", schema.get("properties", {}))
     checked: dict[str, Any] = {}
-    for name, value in arguments.items():
+    for given, value in arguments.items():
+        name = (other_names or {}).get(given, given)
         if name not in properties:
             near = nearest(name, properties)
             guess = f": did you mean {near!r}?" if near else "."
@@ -214,7 +233,7 @@ def spec_and_options(experiment: Experiment, arguments: dict[str, Any]) -> tuple
     data: dict[str, Any] = {"type": experiment.type}
     data |= {name: given.pop(name) for name in ("feature_id", "model_type", "dataset_slice") if name in given}
     data["variables"] = given
-    record = options.model_dump(exclude_none=True, exclude={"max_rows", "response_format", "fresh"})
+    record = options.model_dump(exclude_none=True, exclude={"max_rows", "response_format", "fresh", "wait_s"})
     if "spec_id" in record:
         record["id"] = record.pop("spec_id")
     return parse_spec(data | record, flat=True), options

@@ -1,4 +1,4 @@
-"""The tools around the experiments: types, specs, stored results, the bundle."""
+"""The tools that only read: types, dry runs, stored results, the bundle."""
 
 from __future__ import annotations
 
@@ -9,25 +9,24 @@ from pydantic import BaseModel
 
 from ...schemas.spec import parse_spec
 from .. import queries
-from ..answers import Answer, RunList
+from ..answers import RunList
+from ..app import App
 from ..queries import (
     ContextArguments,
     ContextView,
     DryRunView,
-    GetArguments,
     ListArguments,
-    SpecArguments,
     TypesArguments,
     TypesView,
     ValidateArguments,
 )
+from ..work.showing import flight_row
 from . import schema as tool_schema
-from .schema import RunOptions
-from .served import App, Client, ServedTool, make_tool
+from .served import Client, ServedTool, make_tool
 
 
 def store_tools(app: App) -> list[ServedTool]:
-    """The tools that are not experiments."""
+    """The tools that only read."""
     return [
         _reader(
             app,
@@ -37,7 +36,6 @@ def store_tools(app: App) -> list[ServedTool]:
             models=(TypesArguments, TypesView),
             read=lambda given: queries.describe_types(given.type),
         ),
-        _run_spec(app),
         _reader(
             app,
             "validate_spec",
@@ -48,19 +46,11 @@ def store_tools(app: App) -> list[ServedTool]:
         ),
         _reader(
             app,
-            "get_run",
-            title="Get a run",
-            description="A stored result by its id: in full, as a markdown note, or a page of one table.",
-            models=(GetArguments, Answer),
-            read=lambda given: queries.get_run(app.store, given),
-        ),
-        _reader(
-            app,
             "list_results",
             title="List results",
             description="Search stored results, newest first: by feature, type, hypothesis, parent, text, time.",
             models=(ListArguments, RunList),
-            read=lambda given: queries.list_results(app.store, given),
+            read=lambda given: _list_results(app, given),
         ),
         _reader(
             app,
@@ -73,27 +63,15 @@ def store_tools(app: App) -> list[ServedTool]:
     ]
 
 
+def _list_results(app: App, given: ListArguments) -> RunList:
+    stored = queries.list_results(app.store, given)
+    flying = [run for run in app.runs.in_flight() if queries.matches(run.spec, given)] if not given.offset else []
+    return stored.model_copy(update={"in_flight": [flight_row(app.runs, run) for run in flying[: given.limit]]})
+
+
 def _dry_run(app: App, given: ValidateArguments) -> DryRunView:
     spec = parse_spec(given.spec)
     return queries.dry_run(app.executor, spec, app.contexts.get(spec.model_type))
-
-
-def _run_spec(app: App) -> ServedTool:
-    async def handler(arguments: dict[str, Any], client: Client) -> BaseModel:
-        given = tool_schema.validated(SpecArguments, arguments)
-        return await app.run(parse_spec(given.spec), given.options, client)
-
-    schema = tool_schema.schema_of(SpecArguments)
-    schema["properties"]["options"] = tool_schema.in_one_line(RunOptions, "max_rows, response_format, fresh.")
-    return make_tool(
-        "run_spec",
-        handler,
-        title="Run a spec",
-        description="Run an experiment given as a spec: from a file, from a followup, or from validate_spec.",
-        schema=schema,
-        output=Answer,
-        reads_only=False,
-    )
 
 
 def _reader(

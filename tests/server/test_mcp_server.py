@@ -15,9 +15,11 @@ from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetad
 from mechinterp_runner.schemas.catalogue import find
 from mechinterp_runner.schemas.result import Record
 from mechinterp_runner.server import mcp_server
+from mechinterp_runner.server.answers import compact_json
+from mechinterp_runner.server.app import App
 from mechinterp_runner.server.mcp_server import make_server
 from mechinterp_runner.server.tools import schema as tool_schema
-from mechinterp_runner.server.tools.served import App, compact_json, make_tool
+from mechinterp_runner.server.tools.served import make_tool
 
 QUESTION = {"feature_id": 7, "family": "special_charge_up"}
 TOOL = "family_1d_sweep"
@@ -75,8 +77,9 @@ def test_every_tool_is_listed_as_clients_need_it(app, era):
         assert not {"anyOf", "oneOf", "allOf"} & tool.input_schema.keys()
         assert "$ref" not in json.dumps([tool.input_schema, tool.output_schema])
         hints = tool.annotations
-        assert (hints.destructive_hint, hints.idempotent_hint, hints.open_world_hint) == (False, True, False)
-        assert hints.read_only_hint == (tool.name not in {TOOL, "run_spec"})
+        assert hints.destructive_hint == (tool.name == "cancel_run")
+        assert (hints.idempotent_hint, hints.open_world_hint) == (True, False)
+        assert hints.read_only_hint == (tool.name not in {TOOL, "run_spec", "run_batch", "cancel_run"})
 
 
 def test_structured_answers_fit_their_schema_and_the_text_says_the_same(app, era):
@@ -168,7 +171,7 @@ def test_a_long_answer_is_cut_to_eight_thousand_tokens_and_says_how_to_get_the_r
         (TOOL, QUESTION | {"feature_id": -1}, "feature_id: Input should be greater than or equal to 0; got -1"),
         (TOOL, QUESTION | {"feature_id": 100}, "feature_id 100 is out of range"),
         (TOOL, QUESTION | {"model_type": "ultra"}, "unknown bundle 'ultra'"),
-        (TOOL, QUESTION | {"model_type": "../x"}, "model_type: String should match pattern"),
+        (TOOL, QUESTION | {"model_type": "../x"}, "model_type: Input should be letters, digits"),
         (TOOL, QUESTION | {"mode": "refuse"}, "unknown family 'special_charge_up'"),
         (TOOL, QUESTION | {"options": {"fesh": True}}, "unknown argument 'options.fesh': did you mean 'fresh'?"),
         ("family_sweep", QUESTION, "unknown tool 'family_sweep': did you mean 'family_1d_sweep'?"),
@@ -177,8 +180,9 @@ def test_a_long_answer_is_cut_to_eight_thousand_tokens_and_says_how_to_get_the_r
         ("run_spec", {"spec": "not json"}, "spec: expected a JSON object; got 'not json'"),
         ("run_spec", {"spec": {"type": TOOL, "feature_id": 1, "variables": {"famly": "x"}}}, "did you mean 'family'"),
         ("validate_spec", {"spec": {"type": "kit_swep", "feature_id": 1}}, "unknown experiment type 'kit_swep'"),
-        ("get_run", {"spec_id": "nothing"}, "unknown result id 'nothing'"),
-        ("get_run", {"spec_id": "../../etc/passwd"}, "spec_id: String should match pattern"),
+        ("get_run", {"run_id": "nothing"}, "unknown run id 'nothing'"),
+        ("cancel_run", {"run_id": "nothing"}, "unknown run id 'nothing'"),
+        ("get_run", {"spec_id": "../../etc/passwd"}, "run_id: Input should be letters, digits"),
         ("list_results", {"limit": 0}, "limit: Input should be greater than or equal to 1; got 0"),
         ("list_results", {"featur_id": 0}, "did you mean 'feature_id'"),
         ("list_results", {"type": "family_swep"}, "unknown experiment type 'family_swep'"),
@@ -245,7 +249,9 @@ def test_progress_reaches_a_client_that_asks_for_it(app, era, toy):
             with anyio.fail_after(10):
                 await arrived.wait()
             group.cancel_scope.cancel()
-        assert seen == [(1, 2, "halfway")]
+        done, total, message = seen[0]
+        assert (done, total) == (7, 1000), "forward passes made, of those that were planned"
+        assert re.fullmatch(r"7 of 1,000 forward passes, about [\d,]+ s left", message)
 
     serve(app, era, use)
     assert toy.stopped.wait(10)
@@ -270,15 +276,19 @@ async def running(client, app, toy):
 def test_a_cancelled_call_stops_the_run_frees_the_slot_and_keeps_what_was_finished(app, era, toy):
     async def use(client):
         async with running(client, app, toy):
-            assert app.model_slot.borrowed_tokens == 1
+            assert [run.state for run in app.runs.in_flight()] == ["running"]
         assert await anyio.to_thread.run_sync(toy.stopped.wait, 10)
         answer = await call(client, TOOL, **QUESTION)
         assert answer["success"]
         listed = await call(client, "list_results", success=False)
-        assert [row["error_message"] for row in listed["runs"]] == ["cancelled"]
+        [row] = listed["runs"]
+        assert row["status"] == "cancelled"
+        assert "the client that asked for it cancelled" in row["error_message"]
+        kept = await call(client, "get_run", run_id=row["spec_id"])
+        assert kept["tables"]["rung_deltas"]["total_rows"] == 2, "its finished table is kept"
 
     serve(app, era, use)
-    assert app.model_slot.borrowed_tokens == 0
+    assert app.runs.in_flight() == []
 
 
 def test_a_client_that_goes_away_stops_its_run(app, toy):

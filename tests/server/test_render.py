@@ -107,7 +107,7 @@ def test_an_answer_shows_the_page_asked_for(result):
     assert [row["rung"] for row in page.rows] == [27, 28, 29]
     assert (page.first_row, page.total_rows, page.more) == (27, 30, None)
     first = answer(result, None, Cut(max_rows=5)).tables["rung_deltas"]
-    assert first.more == 'get_run(spec_id="mine", table="rung_deltas", offset=5, max_rows=100)'
+    assert first.more == 'get_run(run_id="mine", table="rung_deltas", offset=5, max_rows=100)'
 
 
 def test_a_concise_answer_rounds_and_a_detailed_one_does_not(result):

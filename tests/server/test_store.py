@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from mechinterp_runner.schemas.errors import IdTakenError, RequestError, StoreError, UnknownNameError
+from mechinterp_runner.schemas.errors import IdTakenError, RequestError, StoreError
 from mechinterp_runner.schemas.result import ExperimentResult, Provenance
 from mechinterp_runner.server.store import files, index
 from mechinterp_runner.server.store.index import Index, Query
@@ -54,7 +54,7 @@ def test_files_are_named_for_people(put, store):
 
 def test_an_unknown_id_names_the_nearest(put, store):
     put("first-run")
-    with pytest.raises(UnknownNameError, match="did you mean 'first-run'"):
+    with pytest.raises(RequestError, match=r"did you mean 'first-run'\? 1 are stored in .*\n  first-run: "):
         store.result("frst-run")
 
 

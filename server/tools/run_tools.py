@@ -1,0 +1,192 @@
+"""The tools that run something: one for each experiment type, run_spec, run_batch, get_run, cancel_run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+from pydantic import BaseModel
+
+from ...schemas.catalogue import Experiment
+from ...schemas.errors import RequestError
+from ...schemas.spec import ExperimentSpec, parse_spec, parse_spec_json
+from .. import queries
+from ..answers import Answer
+from ..app import App
+from ..queries import BatchArguments, CancelArguments, GetArguments, SpecArguments
+from ..work.batch import BatchView, batch_view, read_specs
+from ..work.run import Run
+from ..work.showing import elsewhere_answer, ended_answer, unended_answer
+from . import schema as tool_schema
+from .schema import ReadOptions, RunOptions
+from .served import Client, ServedTool, make_tool
+
+_RUN_NAMES = {"spec_id": "run_id", "id": "run_id"}
+_STOP_SECONDS = 10.0
+
+
+def experiment_tool(app: App, experiment: Experiment) -> ServedTool:
+    """The tool of an experiment type."""
+
+    async def handler(arguments: dict[str, Any], client: Client) -> BaseModel:
+        spec, options = tool_schema.spec_and_options(experiment, arguments)
+        return await run(app, spec, options, client)
+
+    methods = " or ".join(experiment.methods)
+    return make_tool(
+        experiment.type,
+        handler,
+        title=experiment.type.replace("_", " ").capitalize(),
+        description=f"{experiment.summary} ({methods}; costs {experiment.cost})",
+        schema=tool_schema.experiment_schema(experiment),
+        output=Answer,
+        reads_only=False,
+    )
+
+
+def run_tools(app: App) -> list[ServedTool]:
+    """The tools that take specs and run handles."""
+    return [_run_spec(app), _run_batch(app), _get_run(app), _cancel_run(app)]
+
+
+async def run(app: App, spec: ExperimentSpec, options: RunOptions, client: Client) -> Answer:
+    """Run a spec, or get its stored answer; what takes longer than the caller waits goes on."""
+    begun = await app.read(lambda: app.runs.submit(spec, fresh=options.fresh))
+    await app.wait(begun, options.wait_s, client.report_progress)
+    shown = await _shown(app, begun, options)
+    if shown.status == "done" and not shown.cached:
+        await _announce(client)
+    return shown
+
+
+async def _shown(app: App, run: Run, options: ReadOptions) -> Answer:
+    if run.ended.done():
+        return await app.read(lambda: ended_answer(app.store, run, options.cut()))
+    return unended_answer(app.runs, run)
+
+
+async def _announce(client: Client) -> None:
+    """Tell clients of both eras of the protocol that there is a new result among the resources."""
+    await client.notify_resources_changed()
+    await client.session.send_resource_list_changed()
+
+
+def _run_spec(app: App) -> ServedTool:
+    async def handler(arguments: dict[str, Any], client: Client) -> BaseModel:
+        given = tool_schema.validated(SpecArguments, arguments)
+        return await run(app, parse_spec(given.spec), given.options, client)
+
+    schema = tool_schema.schema_of(SpecArguments)
+    schema["properties"]["options"] = tool_schema.in_one_line(RunOptions, "wait_s, max_rows, response_format, fresh.")
+    return make_tool(
+        "run_spec",
+        handler,
+        title="Run a spec",
+        description="Run an experiment given as a spec: from a file, from a followup, or from validate_spec.",
+        schema=schema,
+        output=Answer,
+        reads_only=False,
+    )
+
+
+def _run_batch(app: App) -> ServedTool:
+    async def handler(arguments: dict[str, Any], client: Client) -> BaseModel:
+        given = tool_schema.validated(BatchArguments, arguments)
+        specs = await app.read(lambda: read_specs(given.specs, given.path, app.home.root))
+        runs = await app.read(lambda: [_begin(app, spec, fresh=given.fresh) for spec in specs])
+        await _wait_for_all(app, runs, given.wait_s, client)
+        return batch_view(runs)
+
+    return make_tool(
+        "run_batch",
+        handler,
+        title="Run a batch of specs",
+        description="Queue many specs at once and return their run handles; get_run and list_results follow them. "
+        "All are checked first: if one is wrong, none is run.",
+        schema=tool_schema.schema_of(BatchArguments),
+        output=BatchView,
+        reads_only=False,
+    )
+
+
+def _begin(app: App, spec: ExperimentSpec, *, fresh: bool) -> Run:
+    begun = app.runs.submit(spec, fresh=fresh)
+    app.runs.keep(begun)
+    return begun
+
+
+async def _wait_for_all(app: App, runs: Sequence[Run], seconds: float, client: Client) -> None:
+    """Wait for all runs and report how many have ended."""
+    until, sent = anyio.current_time() + seconds, -1
+    for waited in runs:
+        while not waited.ended.done() and (left := until - anyio.current_time()) > 0:
+            await app.wait(waited, min(left, 1.0), _silent)
+            ended = sum(run.ended.done() for run in runs)
+            if ended > sent:
+                sent = ended
+                await client.report_progress(ended, len(runs), f"{ended:,} of {len(runs):,} runs")
+
+
+async def _silent(_done: float, _total: float | None, _message: str | None) -> None:
+    """Report nothing: a batch reports its own progress."""
+
+
+def _get_run(app: App) -> ServedTool:
+    async def handler(arguments: dict[str, Any], client: Client) -> BaseModel:
+        given = tool_schema.validated(GetArguments, arguments)
+        found = app.runs.find(given.run_id)
+        if found is None:
+            return await app.read(lambda: _from_store(app, given))
+        if not await app.wait(found, given.wait_s, client.report_progress):
+            return unended_answer(app.runs, found)
+        if (error := found.ended.exception()) is not None:
+            raise error
+        return await app.read(lambda: queries.get_run(app.store, given))
+
+    return make_tool(
+        "get_run",
+        handler,
+        title="Get a run",
+        description="A run by its handle: its progress while it goes on; its result in full, as a markdown note, or a "
+        "page of one table.",
+        schema=tool_schema.schema_of(GetArguments),
+        output=Answer,
+        reads_only=True,
+        other_names=_RUN_NAMES,
+    )
+
+
+def _from_store(app: App, given: GetArguments) -> Answer:
+    noted = app.store.journal.elsewhere(given.run_id)
+    if noted is None or app.store.find(given.run_id) is not None:
+        return queries.get_run(app.store, given)
+    return elsewhere_answer(parse_spec_json(noted, given.run_id))
+
+
+def _cancel_run(app: App) -> ServedTool:
+    async def handler(arguments: dict[str, Any], _client: Client) -> BaseModel:
+        given = tool_schema.validated(CancelArguments, arguments)
+        found = app.runs.find(given.run_id)
+        if found is None or found.ended.done():
+            stored = await app.read(lambda: queries.get_run(app.store, GetArguments(run_id=given.run_id, max_rows=1)))
+            return stored.model_copy(update={"hints": ["It had ended before: nothing was cancelled.", *stored.hints]})
+        app.runs.cancel(found, "cancelled")
+        await app.wait(found, _STOP_SECONDS, _silent)
+        if not found.ended.done():
+            return unended_answer(app.runs, found)
+        if isinstance(error := found.ended.exception(), RequestError):
+            return unended_answer(app.runs, found).model_copy(update={"headline": str(error)})
+        return await app.read(lambda: ended_answer(app.store, found, ReadOptions(max_rows=5).cut()))
+
+    return make_tool(
+        "cancel_run",
+        handler,
+        title="Cancel a run",
+        description="Stop a run that waits or goes on, for everybody who waits for it; its finished tables are kept.",
+        schema=tool_schema.schema_of(CancelArguments),
+        output=Answer,
+        reads_only=False,
+        destructive=True,
+        other_names=_RUN_NAMES,
+    )

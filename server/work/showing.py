@@ -1,0 +1,77 @@
+"""Runs as answers."""
+
+from __future__ import annotations
+
+from ...schemas.spec import ExperimentSpec
+from ..answers import Answer, Cut, FlightRow, ProgressView, answer
+from ..store.store import Store
+from .run import Run
+from .runs import Runs
+
+
+def ended_answer(store: Store, run: Run, cut: Cut) -> Answer:
+    """The answer of a run that has ended.
+
+    Raises:
+        MechinterpError: the run ended in this error instead of a result.
+    """
+    result = run.ended.result()
+    return answer(result, store.path(result.spec_id), cut)
+
+
+def unended_answer(runs: Runs, run: Run) -> Answer:
+    """The answer of a run that waits, goes on or was stopped before it began."""
+    spec, progress, behind = run.spec, run.progress, runs.behind(run)
+    if run.state == "ended":
+        status, how = "cancelled", "cancelled before it began"
+    elif run.stopping:
+        status, how = "running", "stopping at its next batch"
+    elif progress is None:
+        status, how = "queued", f"queued behind {behind}"
+    else:
+        status, how = "running", f"running: {progress}"
+    hint = f'get_run(run_id="{run.id}", wait_s=45) waits for it; cancel_run(run_id="{run.id}") stops it.'
+    return Answer(
+        headline=f"{spec.type} of feature {spec.feature_id} {how}",
+        run_id=run.id,
+        spec_id=run.id,
+        experiment_type=spec.type,
+        feature_id=spec.feature_id,
+        status=status,
+        progress=progress_view(run, behind),
+        hints=[hint] if run.state != "ended" else [],
+    )
+
+
+def elsewhere_answer(spec: ExperimentSpec) -> Answer:
+    """The answer of a run that another process, which shares the folder of runs, has in flight."""
+    return Answer(
+        headline=f"{spec.type} of feature {spec.feature_id} goes on in another process that shares this folder of runs",
+        run_id=spec.id,
+        spec_id=spec.id,
+        experiment_type=spec.type,
+        feature_id=spec.feature_id,
+        status="running",
+        hints=["Its result can be read here when it has ended: ask again. Only that process can cancel it."],
+    )
+
+
+def progress_view(run: Run, behind: int) -> ProgressView:
+    """How far a run is, and how many are before it."""
+    now = run.progress
+    if now is None:
+        return ProgressView(done=0, total=None, unit="steps", seconds=0.0, seconds_left=None, queued_behind=behind)
+    left = None if now.seconds_left is None else round(now.seconds_left, 1)
+    return ProgressView(done=now.done, total=now.total, unit=now.unit, seconds=round(now.seconds, 1), seconds_left=left)
+
+
+def flight_row(runs: Runs, run: Run) -> FlightRow:
+    """A run in flight as a row of a list."""
+    progress = run.progress
+    return FlightRow(
+        run_id=run.id,
+        experiment_type=run.spec.type,
+        feature_id=run.spec.feature_id,
+        status=run.state,
+        progress=f"behind {runs.behind(run)}" if progress is None else str(progress),
+    )
