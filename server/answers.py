@@ -155,18 +155,28 @@ def answer(result: ExperimentResult, path: Path | None = None, cut: Cut | None =
     cut = cut or Cut()
     if cut.table is not None:
         _check_page(result, cut.table, cut.offset)
-    default = cut.max_rows is None and cut.form != "detailed"
+    limit = _BUDGET if cut.max_rows is None and cut.form != "detailed" else _LIMIT
     shown = _shown(result, path, cut)
     for rows in _fewer(cut.rows):
-        if length(shown) <= (_BUDGET if default else _LIMIT):
+        if len(shown.model_dump_json()) <= limit:
             break
         shown = _shown(result, path, replace(cut, max_rows=rows))
     return shown
 
 
-def length(shown: BaseModel) -> int:
-    """Characters of an answer as it is sent."""
-    return len(compact_json(as_sent(shown)))
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """An answer as it is sent: structured content, and the same as text."""
+
+    content: dict[str, Any]
+    text: str
+
+    @classmethod
+    def of(cls, shown: BaseModel) -> Sent:
+        """Dump a model; in a worker thread where it is large, so that the event loop goes on."""
+        content = as_sent(shown)
+        note = content.get("note")
+        return cls(content, note if isinstance(note, str) else compact_json(content))
 
 
 def as_sent(shown: BaseModel) -> dict[str, Any]:

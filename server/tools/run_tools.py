@@ -12,7 +12,7 @@ from ...schemas.catalogue import Experiment
 from ...schemas.errors import RequestError
 from ...schemas.spec import ExperimentSpec, parse_spec, parse_spec_json
 from .. import queries
-from ..answers import Answer
+from ..answers import Answer, Sent
 from ..app import App
 from ..queries import BatchArguments, CancelArguments, GetArguments, SpecArguments
 from ..work.batch import BatchView, batch_view, read_specs
@@ -29,7 +29,7 @@ _STOP_SECONDS = 10.0
 def experiment_tool(app: App, experiment: Experiment) -> ServedTool:
     """The tool of an experiment type."""
 
-    async def handler(arguments: dict[str, Any], client: Client) -> BaseModel:
+    async def handler(arguments: dict[str, Any], client: Client) -> BaseModel | Sent:
         spec, options = tool_schema.spec_and_options(experiment, arguments)
         return await run(app, spec, options, client)
 
@@ -50,20 +50,15 @@ def run_tools(app: App) -> list[ServedTool]:
     return [_run_spec(app), _run_batch(app), _get_run(app), _cancel_run(app)]
 
 
-async def run(app: App, spec: ExperimentSpec, options: RunOptions, client: Client) -> Answer:
+async def run(app: App, spec: ExperimentSpec, options: RunOptions, client: Client) -> BaseModel | Sent:
     """Run a spec, or get its stored answer; what takes longer than the caller waits goes on."""
     begun = await app.read(lambda: app.runs.submit(spec, fresh=options.fresh))
-    await app.wait(begun, options.wait_s, client.report_progress)
-    shown = await _shown(app, begun, options)
-    if shown.status == "done" and not shown.cached:
+    if not await app.wait(begun, options.wait_s, client.report_progress):
+        return unended_answer(app.runs, begun)
+    sent = await app.read(lambda: Sent.of(ended_answer(app.store, begun, options.cut())))
+    if not begun.ended.result().cached:
         await _announce(client)
-    return shown
-
-
-async def _shown(app: App, run: Run, options: ReadOptions) -> Answer:
-    if run.ended.done():
-        return await app.read(lambda: ended_answer(app.store, run, options.cut()))
-    return unended_answer(app.runs, run)
+    return sent
 
 
 async def _announce(client: Client) -> None:
@@ -73,7 +68,7 @@ async def _announce(client: Client) -> None:
 
 
 def _run_spec(app: App) -> ServedTool:
-    async def handler(arguments: dict[str, Any], client: Client) -> BaseModel:
+    async def handler(arguments: dict[str, Any], client: Client) -> BaseModel | Sent:
         given = tool_schema.validated(SpecArguments, arguments)
         return await run(app, parse_spec(given.spec), given.options, client)
 
@@ -91,7 +86,7 @@ def _run_spec(app: App) -> ServedTool:
 
 
 def _run_batch(app: App) -> ServedTool:
-    async def handler(arguments: dict[str, Any], client: Client) -> BaseModel:
+    async def handler(arguments: dict[str, Any], client: Client) -> BaseModel | Sent:
         given = tool_schema.validated(BatchArguments, arguments)
         specs = await app.read(lambda: read_specs(given.specs, given.path, app.home.root))
         runs = await app.read(lambda: [_begin(app, spec, fresh=given.fresh) for spec in specs])
@@ -133,7 +128,7 @@ async def _silent(_done: float, _total: float | None, _message: str | None) -> N
 
 
 def _get_run(app: App) -> ServedTool:
-    async def handler(arguments: dict[str, Any], client: Client) -> BaseModel:
+    async def handler(arguments: dict[str, Any], client: Client) -> BaseModel | Sent:
         given = tool_schema.validated(GetArguments, arguments)
         found = app.runs.find(given.run_id)
         if found is None:
@@ -142,7 +137,7 @@ def _get_run(app: App) -> ServedTool:
             return unended_answer(app.runs, found)
         if (error := found.ended.exception()) is not None:
             raise error
-        return await app.read(lambda: queries.get_run(app.store, given))
+        return await app.read(lambda: Sent.of(queries.get_run(app.store, given)))
 
     return make_tool(
         "get_run",

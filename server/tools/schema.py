@@ -102,6 +102,8 @@ def _rewrite(schema: Schema, definitions: dict[str, Schema], above: tuple[str, .
             rest = {key: value for key, value in schema.items() if key != "anyOf"}
             return _rewrite({**kinds[0], **rest}, definitions, above, **how)
     dropped = _DROPPED | _DETAILS if how["brief"] else _DROPPED
+    if "properties" in schema:
+        dropped = dropped | {"description"}  # a model's docstring, which is for readers of the code
     kept = {key: value for key, value in schema.items() if key not in dropped and not _empty_default(key, value)}
     return {key: _part(key, value, definitions, above, **how) for key, value in kept.items()} | _closed(schema)
 

@@ -14,12 +14,12 @@ from mcp.types import CallToolResult, TextContent, ToolAnnotations
 from pydantic import BaseModel, Field
 
 from ...schemas.errors import MechinterpError
-from ..answers import as_sent, compact_json
+from ..answers import Sent
 from . import schema as tool_schema
 from .schema import Schema
 
 Client = Context[Any, Any]
-Handler = Callable[[dict[str, Any], Client], Awaitable[BaseModel]]
+Handler = Callable[[dict[str, Any], Client], Awaitable[BaseModel | Sent]]
 
 
 class ServedTool(Tool):
@@ -43,12 +43,10 @@ class ServedTool(Tool):
             ) from error
 
 
-def as_result(shown: BaseModel) -> CallToolResult:
+def as_result(shown: BaseModel | Sent) -> CallToolResult:
     """A tool result that holds the model as structured content and as the same text."""
-    sent = as_sent(shown)
-    note = sent.get("note")
-    text = note if isinstance(note, str) else compact_json(sent)
-    return CallToolResult(content=[TextContent(type="text", text=text)], structured_content=sent)
+    sent = shown if isinstance(shown, Sent) else Sent.of(shown)
+    return CallToolResult(content=[TextContent(type="text", text=sent.text)], structured_content=sent.content)
 
 
 def make_tool(

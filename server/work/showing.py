@@ -16,7 +16,8 @@ def ended_answer(store: Store, run: Run, cut: Cut) -> Answer:
         MechinterpError: the run ended in this error instead of a result.
     """
     result = run.ended.result()
-    return answer(result, store.path(result.spec_id), cut)
+    own = result.spec_id == run.id  # else it came from the store, under the id it was first run with
+    return answer(result, store.results / run.spec.file_name() if own else store.path(result.spec_id), cut)
 
 
 def unended_answer(runs: Runs, run: Run) -> Answer:
