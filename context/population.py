@@ -132,9 +132,9 @@ def describe(part: DatasetSlice, weapons: WeaponVocabulary) -> str:
     if part.weapon_exclude:
         words.append("without " + ", ".join(_names(part.weapon_exclude, weapons)))
     if part.family_filter:
-        words.append("holding " + " and ".join(part.family_filter))
+        words.append("holding " + " and ".join(dict.fromkeys(part.family_filter)))
     if part.family_exclude:
-        words.append("holding no " + " or ".join(part.family_exclude))
+        words.append("holding no " + " or ".join(dict.fromkeys(part.family_exclude)))
     if not part.selects_on_activation:
         return " ".join(["all examples", *words])
     chosen: list[str] = []
@@ -147,7 +147,7 @@ def describe(part: DatasetSlice, weapons: WeaponVocabulary) -> str:
 
 
 def _names(given: tuple[str | int, ...], weapons: WeaponVocabulary) -> list[str]:
-    return [weapons.facts[weapons.resolve(weapon)].name for weapon in given]
+    return list(dict.fromkeys(weapons.facts[weapons.resolve(weapon)].name for weapon in given))
 
 
 def draw_contexts(population: Population, seed: int, default: int) -> Rows:

@@ -1,7 +1,8 @@
 """What an experiment is: the base spec, the slice of the data it speaks about, its constraints and outputs.
 
 Each file in ``runners/`` derives the typed spec of its type. ``ExperimentSpec(type=..., variables={...})`` and
-``ExperimentSpec.model_validate`` give the typed spec; `parse_spec` does the same with messages for people.
+`parse_spec` give the typed spec, or a RequestError with a message for people; ``ExperimentSpec.model_validate`` and the
+constructors of the typed specs raise pydantic's ValidationError, as of any model.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any, Literal, Self, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
-from .errors import RequestError, nearest
+from .errors import RequestError
+from .faults import Called, explain
 from .manifest import Name
 
 ConstraintId = Literal[
@@ -21,6 +23,7 @@ ConstraintId = Literal[
 ]
 CONSTRAINTS: tuple[str, ...] = get_args(ConstraintId)
 HARD_CONSTRAINTS: tuple[str, ...] = ("one_rung_per_family", "valid_gear_combinations")
+_JSON_KINDS: dict[type, str] = {list: "a list", str: "text", int: "a number", float: "a number", type(None): "null"}
 _BOOKKEEPING = {
     "id",
     "model_type",
@@ -83,6 +86,18 @@ class DatasetSlice(Strict):
         return self
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """How percentiles that look like fractions are read: as the percentages they are."""
+        low, high = self.percentile_min, self.percentile_max
+        doubtful = [("percentile_min", low)] if 0 < low < 1 else []
+        doubtful += [("percentile_max", high)] if high <= 1 else []
+        return tuple(
+            f"{name} {value:g} was read as {value:g} %, as percentiles run from 0 to 100: for the fraction, give "
+            f"{100 * value:g}"
+            for name, value in doubtful
+        )
+
+    @property
     def selects_on_activation(self) -> bool:
         """Whether the slice selects on the outcome (threshold or percentiles)."""
         return self.activation_threshold is not None or (self.percentile_min, self.percentile_max) != (0.0, 100.0)
@@ -100,6 +115,16 @@ class Outputs(Strict):
 class Variables(Strict):
     """Base of the variables of a type."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which percentiles the type reads as the fractions that older specs give: those below 1."""
+        given = {name: getattr(self, name) for name in self.model_fields_set if name.endswith("_percentile")}
+        return tuple(
+            f"{name} {value:g} was read as a fraction: the {100.0 * value:g}th percentile of the active"
+            for name, value in given.items()
+            if value < 1.0
+        )
+
 
 def new_id() -> str:
     """A fresh spec id: UTC time to the second and a random suffix."""
@@ -110,6 +135,9 @@ class ExperimentSpec(Strict):
     """A request for one experiment on one feature.
 
     Called directly it gives the typed spec of its ``type``.
+
+    Raises:
+        RequestError: when called directly with what makes no spec; every fault is named, as by `parse_spec`.
     """
 
     id: Name = Field(default_factory=new_id, description="Name of the spec and of its result; made up when not given.")
@@ -145,7 +173,7 @@ class ExperimentSpec(Strict):
     def __new__(cls, *_args: object, **data: object) -> Self:
         """Make the typed spec when the base class is called."""
         if cls is ExperimentSpec:
-            return cast("Self", object.__new__(_typed(data.get("type"))))
+            return cast("Self", object.__new__(type(parse_spec(data))))
         return object.__new__(cls)
 
     @model_validator(mode="wrap")
@@ -153,10 +181,20 @@ class ExperimentSpec(Strict):
     def _dispatch(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:  # noqa: ANN401
         if cls is not ExperimentSpec or isinstance(data, ExperimentSpec):
             return handler(data)
+        inner: object = data.get("spec") if isinstance(data, dict) else getattr(data, "spec", None)
+        if isinstance(inner, dict) and not (isinstance(data, dict) and "type" in data):
+            raise ValueError("this is not a spec but what holds one, such as a followup: pass its `spec`")
         if not isinstance(data, dict):
-            raise ValueError(f"a spec is a JSON object; got {type(data).__name__}")  # noqa: TRY004
+            raise ValueError(f"a spec is a JSON object; got {_JSON_KINDS.get(type(data), type(data).__name__)}")  # noqa: TRY004
         fields = cast("dict[str, Any]", data)
+        if "type" not in fields and "experiment_type" in fields:
+            raise ValueError("this is a stored result, not a spec: its spec is the file of the same name in runs/specs")
         return cast("Self", _typed(fields.get("type")).model_validate(fields))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How numbers were read that can be taken in two ways, for dry runs; a run warns of its variables itself."""
+        return (*self.dataset_slice.notes, *self.variables.notes)
 
     def scientific_fields(self) -> dict[str, Any]:
         """The fields that decide the numbers, resolved: what two specs must share to be the same question."""
@@ -178,8 +216,8 @@ def _typed(name: object) -> type[ExperimentSpec]:
         raise ValueError(str(error)) from error
 
 
-def parse_spec(data: Any, *, flat: bool = False) -> ExperimentSpec:  # noqa: ANN401 - JSON of any shape
-    """Validate a spec in the JSON form into the typed spec; ``flat`` as in `explain`.
+def parse_spec(data: Any, *, flat: bool = False, called: Called | None = None) -> ExperimentSpec:  # noqa: ANN401
+    """Validate a spec in the JSON form into the typed spec; ``flat`` and ``called`` as in `explain`.
 
     Raises:
         RequestError: with every fault, the value got, what is allowed, and the nearest name.
@@ -187,55 +225,28 @@ def parse_spec(data: Any, *, flat: bool = False) -> ExperimentSpec:  # noqa: ANN
     try:
         return ExperimentSpec.model_validate(data)
     except ValidationError as error:
-        raise RequestError(explain(error, data, flat=flat)) from error
+        raise RequestError(explain(error, data, flat=flat, called=called)) from error
 
 
 def parse_spec_json(text: str | bytes, source: str) -> ExperimentSpec:
-    """Validate the text of a spec file; ``source`` names it in messages."""
+    """Validate the text of a spec file; ``source`` names it in messages.
+
+    Raises:
+        RequestError: the text is not JSON, or no spec.
+    """
     try:
         data: object = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"{source} is not JSON: {error}. Nothing was run.") from error
-    return parse_spec(data)
+        raise RequestError(f"{source} is not JSON: {_why_no_json(text, error)}. Nothing was run.") from error
+    try:
+        return parse_spec(data)
+    except RequestError as error:
+        raise RequestError(f"{source}: {error}") from error
 
 
-def explain(error: ValidationError, data: Any, *, flat: bool = False) -> str:  # noqa: ANN401
-    """Say in words what is wrong with a spec.
-
-    Args:
-        error: what validation found.
-        data: the spec as it was given.
-        flat: name the type's variables as the flat doors do, without ``variables.`` before them.
-    """
-    lines = [_explain_one(item, data, flat=flat) for item in error.errors()]
-    return "; ".join(dict.fromkeys(lines)) + ". Nothing was run."
-
-
-def _explain_one(item: Any, data: Any, *, flat: bool) -> str:  # noqa: ANN401
-    where = [part for part in item["loc"] if not str(part).startswith(("function-", "lax-or", "json-or"))]
-    shown = where[1:] if flat and where[:1] == ["variables"] else where
-    path = ".".join(str(part) for part in shown)
-    got = item.get("input")
-    if item["type"] == "extra_forbidden":
-        allowed = allowed_keys(data, where[:-1])
-        near = nearest(str(where[-1]), allowed)
-        guess = f": did you mean {near!r}?" if near else "."
-        return f"unknown argument {path!r}{guess} Allowed: {', '.join(allowed)}"
-    if item["type"] == "missing":
-        return f"missing argument {path!r}"
-    if item["type"] == "value_error":
-        message = str(item["msg"]).removeprefix("Value error, ").rstrip(".").removesuffix(". Nothing was run")
-        return f"{path}: {message}" if path else message
-    return f"{path}: {item['msg']}; got {got!r}"
-
-
-def allowed_keys(data: Any, where: list[str | int]) -> list[str]:  # noqa: ANN401
-    """Field names allowed at a place of a spec, for messages."""
-    fields = cast("dict[str, Any]", data) if isinstance(data, dict) else {}
-    model: Any = _typed(fields["type"]) if "type" in fields else ExperimentSpec
-    for part in where:
-        field = model.model_fields.get(str(part))
-        if field is None or not hasattr(field.annotation, "model_fields"):
-            return []
-        model = field.annotation
-    return list(model.model_fields)
+def _why_no_json(text: str | bytes, error: Exception) -> str:
+    if not text.strip():
+        return "it is empty"
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not text (byte 0x{error.object[error.start]:02x} at position {error.start})"
+    return str(error)

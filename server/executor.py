@@ -22,7 +22,8 @@ from ..schemas.result import Diagnostics, ExperimentResult, Findings, Provenance
 from ..schemas.spec import ExperimentSpec, Outputs
 from .store import files
 from .store.index import Entry
-from .store.store import Store, same_question
+from .store.records import same_question
+from .store.store import Store
 
 if TYPE_CHECKING:
     from ..context.context import Context
@@ -238,6 +239,8 @@ def _run(
     """Run and time the experiment; a fault of the experiment becomes a failed result with its finished tables."""
     started, clock = datetime.now(UTC), time.perf_counter()
     findings, fault, status = None, None, "done"
+    for note in spec.dataset_slice.notes:
+        job.warn(note)
     try:
         if job.on_progress is not None and needs_model(spec, experiment):
             job.expected_passes = experiment.plan(spec, ctx).forward_passes

@@ -13,7 +13,7 @@ from anyio import to_thread
 from mcp.server import MCPServer
 from mcp.server.mcpserver.tools import Tool
 from mcp.shared.exceptions import MCPError
-from mcp.types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult, TextContent
+from mcp.types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult, Resource, TextContent
 
 from ..context.device import Compute
 from ..context.home import Home
@@ -21,6 +21,7 @@ from ..schemas.errors import UnknownNameError
 from .app import App
 from .executor import PROJECT
 from .pages.register import register
+from .pages.resources import newest_results
 from .tools.served import Client
 from .tools.toolsets import Selection, select
 from .work.runs import Limits
@@ -40,7 +41,8 @@ Lifespan = Callable[[MCPServer[App]], AbstractAsyncContextManager[App]]
 class Server(MCPServer[App]):
     """The server, which names the nearest tool when one is asked for that it does not have."""
 
-    def __init__(self, tools: Sequence[Tool], lifespan: Lifespan) -> None:
+    def __init__(self, app: App, tools: Sequence[Tool], lifespan: Lifespan) -> None:
+        self._app = app
         super().__init__(
             PROJECT,
             title="mechinterp-runner",
@@ -61,6 +63,10 @@ class Server(MCPServer[App]):
             error = UnknownNameError("tool", name, known, "Nothing was run.")
             return CallToolResult(content=[TextContent(type="text", text=str(error))], is_error=True)
         return await super().call_tool(name, arguments, context)
+
+    async def list_resources(self) -> list[Resource]:
+        """The guides, and the newest stored results."""
+        return [*await super().list_resources(), *await newest_results(self._app)]
 
     async def get_prompt(
         self, name: str, arguments: dict[str, Any] | None = None, context: Client | None = None
@@ -96,7 +102,7 @@ def make_server(app: App, *, warm: bool = False, selection: Selection | None = N
             yield app
             group.cancel_scope.cancel()
 
-    server = Server(select(app, selection or Selection()), lifespan)
+    server = Server(app, select(app, selection or Selection()), lifespan)
     register(server, app)
     return server
 

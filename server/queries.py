@@ -172,9 +172,7 @@ def describe_types(only: str | None = None) -> TypesView:
 def dry_run(executor: Executor, spec: ExperimentSpec, context: Context) -> DryRunView:
     """Find out what a spec would do."""
     planned = executor.plan(spec, context)
-    notes = list(planned.plan.notes)
-    if planned.estimated_seconds is not None and planned.estimated_seconds > tool_schema.DEFAULT_WAIT:
-        notes.append("Longer than a call waits by default: take the run_id it answers with to get_run.")
+    notes = list(dict.fromkeys([*spec.notes, *planned.plan.notes]))
     return DryRunView(
         valid=True,
         spec=planned.spec.model_dump(mode="json"),

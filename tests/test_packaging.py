@@ -30,6 +30,8 @@ def test_the_wheel_holds_the_demo_bundle_the_facts_and_the_skill(wheel_names):
     assert demo <= inside
     assert {"schemas/data/weapons.csv", "schemas/data/abilities.csv", "schemas/data/archetypes.json"} <= inside
     assert {"skill.md", "py.typed", "__main__.py"} <= inside
+    guides = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert {"docs/glossary.md", "docs/methods.md"} <= guides <= inside
 
 
 def demo_files() -> list[Path]:
@@ -47,7 +49,9 @@ def test_the_wheel_holds_no_tests_no_build_leftovers_and_no_scripts(wheel_names)
     strays = [
         name
         for name in wheel_names
-        if name.split("/")[1] in {"tests", "build", "docs", ".ci", "Makefile"} or name.endswith((".sh", ".parquet"))
+        if name.split("/")[1] in {"tests", "build", "benchmarks", ".ci", "Makefile"}
+        or (name.split("/")[1] == "docs" and not name.endswith(".md"))
+        or name.endswith((".sh", ".parquet"))
     ]
     assert strays == []
     assert {name.split("/")[0].split("-")[0] for name in wheel_names} == {"mechinterp_runner"}

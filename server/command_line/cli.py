@@ -16,7 +16,7 @@ from ...schemas.errors import MechinterpError
 from ..executor import PROJECT
 from ..queries import ListArguments
 from . import build_command, commands
-from .flags import PROGRAM, Parser, add_common, add_experiment, add_fields, check_flags
+from .flags import PROGRAM, Parser, add_common, add_compute, add_experiment, add_fields, check_flags
 
 Command = Callable[[argparse.Namespace], int]
 _EPILOG = (
@@ -78,7 +78,6 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     for experiment in catalogue().values():
         parser = add(experiment.cli, experiment.summary, partial(commands.run_flags, experiment))
         add_experiment(parser, experiment)
-        add_common(parser, runs=True)
     _add_others(add)
     return top, parsers
 
@@ -93,9 +92,7 @@ def _add_others(add: Callable[[str, str, Command], Any]) -> None:
     add_common(show, runs=False)
     add_common(add("reindex", "read every stored result anew", commands.reindex), runs=False)
     serve = add("serve", "serve MCP over stdin and stdout", commands.serve)
-    add_common(serve, runs=False)
-    for name in ("device", "dtype", "threads"):
-        serve.add_argument(f"--{name}", type=int if name == "threads" else str, default=argparse.SUPPRESS)
+    add_compute(add_common(serve, runs=False))
     add_common(add("demo", "see it work: server, client, one experiment", commands.demo), runs=False)
     bundle = add("bundle", "check a bundle", commands.verify_bundle)
     bundle.add_argument("action", choices=("verify",), help="verify: hash every file and compare with the manifest")

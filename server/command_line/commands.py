@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import signal
 import sys
@@ -13,12 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from pydantic import BaseModel
+from pydantic import ValidationError
 from rich.console import Console
 
 from ...context.home import Home
 from ...schemas.catalogue import Experiment
 from ...schemas.errors import RequestError
+from ...schemas.faults import explain
 from ...schemas.job import Job, ProgressHook
 from ...schemas.result import ExperimentResult
 from ...schemas.spec import ExperimentSpec, parse_spec_json
@@ -26,10 +26,22 @@ from .. import queries
 from ..executor import Executor
 from ..queries import ListArguments
 from ..render import to_markdown
+from ..store.index import Query
 from ..store.store import Store
-from ..tools.schema import validated
 from . import terminal
-from .flags import format_of, grouped, spec_of
+from .flags import PROGRAM, flag, flags_of, format_of, grouped, spec_of
+
+
+def home_of(given: argparse.Namespace) -> Home:
+    """The home folder asked for.
+
+    Raises:
+        RequestError: it is a file.
+    """
+    home = Home.find(given.home)
+    if home.root.exists() and not home.root.is_dir():
+        raise RequestError(f"the home folder {home.root} is a file: name a folder, with --home or MECHINTERP_HOME.")
+    return home
 
 
 def run_flags(experiment: Experiment, given: argparse.Namespace) -> int:
@@ -40,6 +52,8 @@ def run_flags(experiment: Experiment, given: argparse.Namespace) -> int:
 def run_spec_file(given: argparse.Namespace) -> int:
     """Run the spec of a JSON file."""
     path = Path(given.spec_path)
+    if not given.spec_path:
+        raise RequestError("--spec-path names no file. Nothing was run.")
     try:
         text = path.read_bytes()
     except OSError as error:
@@ -51,14 +65,15 @@ def _run(spec: ExperimentSpec, given: argparse.Namespace, spec_path: str | None)
     from ...context.contexts import Contexts  # noqa: PLC0415 - numpy and the bundles: not for --help
     from ...context.device import Compute  # noqa: PLC0415
 
-    home = Home.find(given.home)
+    home = home_of(given)
     compute = Compute(device=given.device or "auto", dtype=given.dtype or "float32", threads=given.threads)
     bundle = Path(given.bundle) if given.bundle else None
     context = Contexts(home, compute=compute).get(spec.model_type, path=bundle)
     store = Store(home.runs)
     executor = Executor(store)
     if given.dry_run:
-        _print_model(queries.dry_run(executor, spec, context), given)
+        view = queries.dry_run(executor, spec, context)
+        print(view.model_dump_json(indent=1) if format_of(given) == "json" else terminal.dry_run_text(view))
         return 0
     folder = Path(given.output_dir) if given.output_dir else None
     with interruptible() as stopped, progress_line() as report:
@@ -80,12 +95,15 @@ def show_result(result: ExperimentResult, path: Path, form: str) -> None:
 
 def list_types(given: argparse.Namespace) -> int:
     """Print the experiment types."""
-    view = queries.describe_types()
-    if format_of(given) == "json":
+    view, form = queries.describe_types(), format_of(given)
+    if form == "json":
         print(view.model_dump_json(indent=1))
         return 0
-    for item in view.types:
-        print(f"{item.type:26} {item.command:16} {item.summary} ({', '.join(item.methods)}; {item.cost})")
+    if form == "table":
+        terminal.print_types(Console(), view.types)
+    else:
+        for item in view.types:
+            print(f"{item.type:26} {item.command:16} {item.summary} ({', '.join(item.methods)}; {item.cost})")
     if view.not_in_this_version:
         print(f"defined, not in this version: {', '.join(view.not_in_this_version)}")
     return 0
@@ -93,26 +111,45 @@ def list_types(given: argparse.Namespace) -> int:
 
 def list_results(given: argparse.Namespace) -> int:
     """Print stored results."""
-    wanted = validated(ListArguments, grouped(given, "fields"))
-    store = Store(Home.find(given.home).runs)
-    form = format_of(given)
+    fields = grouped(given, "fields")
+    try:
+        wanted = ListArguments.model_validate(fields)
+    except ValidationError as error:
+        raise RequestError(explain(error, {}, called=flag)) from error
+    store, form = Store(home_of(given).runs), format_of(given)
     if form == "json":
         print(queries.list_results(store, wanted).model_dump_json(indent=1))
         return 0
     total, entries = queries.find_results(store, wanted)
-    if form == "table":
-        terminal.print_runs(Console(), total, entries)
+    filters = flags_of({name: value for name, value in fields.items() if name not in {"limit", "offset"}})
+    counted = _counted(store, wanted, filters, shown=len(entries), total=total)
+    if form == "table" and entries:
+        terminal.print_runs(Console(), entries, counted)
         return 0
     for entry in entries:
-        said = entry.headline if entry.success else f"failed: {entry.error_message}"
-        print(f"- `{entry.spec_id}` {entry.experiment_type} f{entry.feature_id} {entry.bundle}: {said}")
-    print(f"{len(entries)} of {total} stored results")
+        print(f"- `{entry.spec_id}` {entry.experiment_type} f{entry.feature_id} {entry.bundle}: {terminal.said(entry)}")
+    print(counted)
     return 0
+
+
+def _counted(store: Store, wanted: ListArguments, filters: str, *, shown: int, total: int) -> str:
+    """How many results are shown, of how many that match, of how many there are."""
+    stored = store.search(Query(limit=1))[0]
+    if not stored:
+        first = f"{PROGRAM} overview --feature-id 0"
+        return f"no result is stored in {store.results} yet; a first look at a feature stores one: `{first}`"
+    if not total:
+        return f"none of the {stored:,} stored results matches {filters}"
+    if not shown:
+        return f"--offset {wanted.offset} is past the last of {total:,} results"
+    if filters:
+        return f"{shown} of {total:,} results that match {filters}; {stored:,} stored in all"
+    return f"{shown} of {stored:,} stored results"
 
 
 def show(given: argparse.Namespace) -> int:
     """Print a stored result."""
-    store = Store(Home.find(given.home).runs)
+    store = Store(home_of(given).runs)
     result = store.result(given.id)
     show_result(result, store.path(given.id), format_of(given))
     return 0
@@ -120,7 +157,7 @@ def show(given: argparse.Namespace) -> int:
 
 def reindex(given: argparse.Namespace) -> int:
     """Read every stored result anew and say what was found."""
-    store = Store(Home.find(given.home).runs)
+    store = Store(home_of(given).runs)
     found = store.reindex()
     print(f"{found.count} results in {store.results}; the index is {store.index.path}")
     if found.removed:
@@ -134,7 +171,7 @@ def verify_bundle(given: argparse.Namespace) -> int:
     """Hash every file of a bundle and compare with its manifest."""
     from ...context.bundle import Bundle  # noqa: PLC0415 - numpy, not for --help
 
-    home = Home.find(given.home)
+    home = home_of(given)
     # On the command line a path is the user's own; a plain name is always that of a bundle in the home folder.
     own = given.bundle or (given.name if given.name and Path(given.name).name != given.name else None)
     folder = Path(own) if own else home.bundle_path(given.name or home.default_bundle())
@@ -151,7 +188,7 @@ def serve(given: argparse.Namespace) -> int:
     from ..mcp_server import serve as serve_stdio  # noqa: PLC0415 - mcp takes most of a second to import
 
     compute = Compute(device=given.device or "auto", dtype=given.dtype or "float32", threads=given.threads)
-    serve_stdio(Home.find(given.home), compute)
+    serve_stdio(home_of(given), compute)
     return 0
 
 
@@ -159,16 +196,7 @@ def demo(given: argparse.Namespace) -> int:
     """Run the demonstration."""
     from .demo import run_demo  # noqa: PLC0415 - mcp takes most of a second to import
 
-    return run_demo(Home.find(given.home))
-
-
-def _print_model(view: BaseModel, given: argparse.Namespace) -> None:
-    if format_of(given) == "json":
-        print(view.model_dump_json(indent=1))
-        return
-    for name, value in view.model_dump(mode="json").items():
-        shown = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
-        print(f"{name}: {shown}")
+    return run_demo(home_of(given))
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, cast
@@ -18,13 +20,27 @@ from ..tools.schema import Schema, schema_of
 
 PROGRAM = "mechinterp-runner"
 FORMATS = ("table", "markdown", "json")
+EXAMPLES = {
+    "feature_id": "0",
+    "family": "special_charge_up",
+    "family_x": "run_speed_up",
+    "family_y": "ink_resistance_up",
+    "modulator_token": "haunt",
+}
+"""Values of required fields, for the example of a command."""
 _RECORD = ("id", "description", "parent_hypothesis", "rationale", "parent_spec_id", "constraints")
 _SLICE_ALIASES = {"random_seed": ("--seed",)}
 _GROUPS = ("variables", "dataset_slice", "spec")
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors name the nearest word that would have been right."""
+    """A parser whose errors name the nearest word that would have been right, and whose help may end in an example."""
+
+    example: str | None = None
+
+    def format_help(self) -> str:
+        """The help, and the example in a line of its own, so that it can be copied."""
+        return super().format_help() + (f"\nexample:\n  {self.example}\n" if self.example else "")
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong on stderr and leave with status 2."""
@@ -60,10 +76,35 @@ def check_flags(argv: Sequence[str], parsers: Mapping[str, Parser], top: Parser)
         elif name.startswith("--"):
             own = _options(parser)
             if name not in own:
-                near = nearest(name, own)
-                guess = f": did you mean {near}?" if near else "."
-                parser.error(f"unknown flag {name}{guess} Allowed: {' '.join(sorted(own))}")
+                near = nearest_flag(name, own)
+                guess = f": did you mean {near}?" if near else f". Allowed: {' '.join(sorted(own))}"
+                parser.error(f"unknown flag {name}{guess}")
             skip = own[name] and not given
+
+
+def nearest_flag(given: str, flags: Mapping[str, bool]) -> str | None:
+    """The flag that was most likely meant: one that has all the words given, else one that is spelt nearly so.
+
+    Args:
+        given: the flag as it was given.
+        flags: the flags there are, and whether each takes a value: those that do come first.
+    """
+    plain = {name.removeprefix("--"): takes_value for name, takes_value in flags.items()}
+    asked = given.removeprefix("--")
+    having = [name for name in plain if _words(asked) <= _words(name)]
+    # "--tokens" is short for "--candidate-tokens", though by its letters it is nearer to "--top-k".
+    closest = min(
+        having,
+        key=lambda name: (not plain[name], not name.startswith(asked[:3]), asked not in name, len(name)),
+        default=None,
+    )
+    near = closest or next(iter(difflib.get_close_matches(asked, plain, n=1, cutoff=0.7)), None)
+    return f"--{near}" if near else None
+
+
+def _words(name: str) -> set[str]:
+    """The words of a flag, in the singular."""
+    return {re.sub("ies$", "y", word).removesuffix("s") for word in name.split("-")}
 
 
 def _options(parser: argparse.ArgumentParser) -> dict[str, bool]:
@@ -77,37 +118,72 @@ def _options(parser: argparse.ArgumentParser) -> dict[str, bool]:
     }
 
 
-def add_common(parser: argparse.ArgumentParser, *, runs: bool, default: object = argparse.SUPPRESS) -> None:
-    """Flags that do not depend on the type; without a default, so that those before the subcommand count too."""
-    group = parser.add_argument_group("where and how")
-    group.add_argument("--home", metavar="DIR", default=default, help="home folder of bundles and runs")
-    group.add_argument("--format", choices=FORMATS, default=default, help="table on a terminal, else markdown")
-    if not runs:
-        return
-    group.add_argument("--output-dir", metavar="DIR", default=default, help="put a copy of the result there")
-    group.add_argument("--bundle", metavar="DIR", default=default, help="folder of a bundle, instead of --model")
-    group.add_argument("--device", default=default, help="auto, cpu, cuda, cuda:N or mps (default: auto)")
-    group.add_argument("--dtype", default=default, help="float32, float64 or bfloat16 (default: float32)")
-    group.add_argument("--threads", type=int, metavar="N", default=default, help="threads torch may use")
-    group.add_argument("--fresh", action="store_true", default=default, help="run even if the answer is stored")
-    group.add_argument("--dry-run", action="store_true", default=default, help="say what would run, and run nothing")
+def add_common(
+    parser: argparse.ArgumentParser, *, runs: bool, default: object = argparse.SUPPRESS
+) -> Callable[..., Any]:
+    """Flags that do not depend on the type; without a default, so that those before the subcommand count too.
+
+    Returns:
+        What adds a further flag to the group "where and how".
+    """
+    where = parser.add_argument_group("where and how")
+    where.add_argument("--home", metavar="DIR", default=default, help="home folder of bundles and runs")
+    if runs:
+        where.add_argument("--bundle", metavar="DIR", default=default, help="folder of a bundle, instead of --model")
+        add_compute(where.add_argument, default=default)
+        where.add_argument("--fresh", action="store_true", default=default, help="run even if the answer is stored")
+        where.add_argument(
+            "--dry-run", action="store_true", default=default, help="say what would run, and run nothing"
+        )
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--format", choices=FORMATS, default=default, help="default: table on a terminal, else markdown"
+    )
+    if runs:
+        output.add_argument("--output-dir", metavar="DIR", default=default, help="put a copy of the result there")
+    return where.add_argument
 
 
-def add_experiment(parser: argparse.ArgumentParser, experiment: Experiment) -> None:
-    """The flags of an experiment type: feature and bundle, its variables, the slice, the record."""
+def add_compute(add: Callable[..., Any], *, default: object = argparse.SUPPRESS) -> None:
+    """The flags of what it runs on."""
+    add("--device", metavar="NAME", default=default, help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    add("--dtype", metavar="NAME", default=default, help="float32, float64 or bfloat16 (default: float32)")
+    add("--threads", type=int, metavar="N", default=default, help="threads torch may use (default: as torch chooses)")
+
+
+def add_experiment(parser: Parser, experiment: Experiment) -> None:
+    """The flags of an experiment type: what it requires, its other variables, the slice, the record, and the common."""
     base = schema_of(ExperimentSpec)["properties"]
-    group = parser.add_argument_group("the question")
-    _add(group.add_argument, "spec", "feature_id", base["feature_id"])
-    _add(group.add_argument, "spec", "model_type", base["model_type"], ("--model",))
+    variables = schema_of(experiment.variables)
     short = {field: (flag(alias),) for alias, field in experiment.aliases.items()}
-    for name, schema in schema_of(experiment.variables).get("properties", {}).items():
+    required = parser.add_argument_group("required")
+    _add(required.add_argument, "spec", "feature_id", base["feature_id"])
+    optional = parser.add_argument_group("variables")
+    for name, schema in variables.get("properties", {}).items():
+        group = required if name in variables.get("required", []) else optional
         _add(group.add_argument, "variables", name, schema, short.get(name, ()))
-    group = parser.add_argument_group("which examples")
+    group = parser.add_argument_group("slice (which examples it is about; default: all)")
     for name, schema in schema_of(DatasetSlice)["properties"].items():
         _add(group.add_argument, "dataset_slice", name, schema, _SLICE_ALIASES.get(name, ()))
-    group = parser.add_argument_group("the record")
+    group = parser.add_argument_group("record")
     for name in _RECORD:
         _add(group.add_argument, "spec", name, base[name])
+    _add(add_common(parser, runs=True), "spec", "model_type", base["model_type"], ("--model",))
+    properties = {**base, **variables.get("properties", {})}
+    needed = " ".join(f"{flag(name)} {_metavar(properties[name].get('type'))}" for name in _required(experiment))
+    parser.usage = f"{PROGRAM} {experiment.cli} {needed} [options]"
+    parser.example = example_of(experiment)
+
+
+def _required(experiment: Experiment) -> list[str]:
+    """The fields that have no default."""
+    return ["feature_id", *schema_of(experiment.variables).get("required", [])]
+
+
+def example_of(experiment: Experiment) -> str:
+    """A complete command of the type, with the flags it requires."""
+    words = [f"{flag(name)} {EXAMPLES.get(name, name.upper())}" for name in _required(experiment)]
+    return " ".join([PROGRAM, experiment.cli, *words])
 
 
 def add_fields(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
@@ -156,6 +232,17 @@ def grouped(given: argparse.Namespace, group: str) -> dict[str, Any]:
     return {name.removeprefix(prefix): value for name, value in vars(given).items() if name.startswith(prefix)}
 
 
+def flags_of(fields: Mapping[str, Any]) -> str:
+    """Fields as the flags that give them."""
+
+    def one(name: str, value: Any) -> str:  # noqa: ANN401 - a parsed value
+        if isinstance(value, bool):
+            return flag(name) if value else flag(f"no_{name}")
+        return f"{flag(name)} {shlex.quote(str(value))}"
+
+    return " ".join(one(name, value) for name, value in fields.items())
+
+
 def spec_of(experiment: Experiment, given: argparse.Namespace) -> ExperimentSpec:
     """The typed spec of an experiment's flags.
 
@@ -167,9 +254,11 @@ def spec_of(experiment: Experiment, given: argparse.Namespace) -> ExperimentSpec
     if not data["dataset_slice"]:
         del data["dataset_slice"]
     try:
-        return parse_spec(data, flat=True)
+        return parse_spec(data, called=flag)
     except RequestError as error:
-        raise RequestError(f"{error} `{PROGRAM} {experiment.cli} --help` lists the flags.") from error
+        complete = set(_required(experiment)) <= {*data, *data["variables"]}
+        example = " " if complete else f"\nA complete command:\n  {example_of(experiment)}\n"
+        raise RequestError(f"{error}{example}`{PROGRAM} {experiment.cli} --help` lists the flags.") from error
 
 
 def format_of(given: argparse.Namespace) -> str:

@@ -127,22 +127,40 @@ class Index:
     @contextmanager
     def connect(self, *, write: bool = False) -> Generator[sqlite3.Connection]:
         """Open the index; ``write`` begins a transaction that other processes on this host wait for."""
-        with closing(self._open()) as connection:
+        with closing(self.open()) as connection:
             if not write:
                 yield connection
                 return
             with writing(connection):
                 yield connection
 
-    def _open(self) -> sqlite3.Connection:
+    def open(self) -> sqlite3.Connection:
+        """Open the index, elsewhere if its place has become unusable.
+
+        Raises:
+            StoreError: no place can be used.
+        """
         try:
             return _prepare(self.path)
         except sqlite3.OperationalError as error:
-            raise StoreError(f"the index of results {self.path} cannot be used: {error}. Try again.") from error
+            self.retreat(error)
+            return self.open()
         except sqlite3.DatabaseError:
             # It is derived data: a broken or foreign file is made anew and filled from the results.
             self.drop()
             return _prepare(self.path)
+
+    def retreat(self, error: sqlite3.OperationalError) -> None:
+        """Give up the present place, whose disk is full or can no longer be written, for the next one.
+
+        Raises:
+            StoreError: the index is only locked, or there is no other place.
+        """
+        failed = self.path
+        others = [place for place in self._places if place != failed]
+        if "locked" in str(error) or not others:
+            raise StoreError(f"the index of results {failed} cannot be used: {error}. Try again.") from error
+        self._places, self._chosen = others, None
 
     def drop(self) -> None:
         """Delete the index; the next use makes it anew."""

@@ -13,20 +13,18 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from ...schemas.errors import IdTakenError, RequestError, StoreError, nearest
 from ...schemas.manifest import is_name
-from ...schemas.result import ExperimentResult, Provenance
+from ...schemas.result import ExperimentResult
 from ...schemas.spec import ExperimentSpec, parse_spec_json
 from . import files, index
 from .index import Entry, Index, Query
 from .journal import Journal
+from .records import entry_of, interrupted, read_result, read_spec, same_question
 
 _LEFTOVER_SECONDS = 3600
 _LATEST = 5
@@ -113,20 +111,30 @@ class Store:
         """
         for folder in (self.specs, self.results):
             files.make_folder(folder)
+        path = self.results / spec.file_name()
+        try:
+            with self.index.connect(write=True) as connection:
+                self.check_id(spec)
+                self._publish(spec, result)
+                index.put(connection, entry_of(result, path.name))
+        except sqlite3.OperationalError as error:
+            # The files are the truth: a result that is there is stored, and the index finds it when it can be written.
+            if not path.exists():
+                raise StoreError(f"the index of results {self.index.path} cannot be used: {error}.") from error
+            _log.warning("the index %s could not take %s up: %s", self.index.path, path.name, error)
+        return path
+
+    def _publish(self, spec: ExperimentSpec, result: ExperimentResult) -> None:
         name = spec.file_name()
-        with self.index.connect(write=True) as connection:
-            self.check_id(spec)
-            new_spec = files.publish(self.specs / name, spec.model_dump_json(indent=1).encode())
-            try:
-                stored = files.publish(self.results / name, result.model_dump_json(indent=1).encode())
-            except BaseException:
-                if new_spec:
-                    (self.specs / name).unlink(missing_ok=True)
-                raise
-            if not stored:
-                raise IdTakenError(f"id {spec.id!r} has a result already: choose a free id, or leave it out.")
-            index.put(connection, entry_of(result, name))
-        return self.results / name
+        new_spec = files.publish(self.specs / name, spec.model_dump_json(indent=1).encode())
+        try:
+            stored = files.publish(self.results / name, result.model_dump_json(indent=1).encode())
+        except BaseException:
+            if new_spec:
+                (self.specs / name).unlink(missing_ok=True)
+            raise
+        if not stored:
+            raise IdTakenError(f"id {spec.id!r} has a result already: choose a free id, or leave it out.")
 
     @contextmanager
     def in_flight(self, spec: ExperimentSpec) -> Generator[None]:
@@ -238,10 +246,22 @@ class Store:
         if not self._recovered:
             self._recovered = True
             self.recover()
-        with self.index.connect() as connection:
+        with closing(self._up_to_date()) as connection:
+            yield connection
+
+    def _up_to_date(self) -> sqlite3.Connection:
+        connection = self.index.open()
+        try:
             if not index.is_current(connection, self.results):
                 self._read_folder(connection)
-            yield connection
+        except sqlite3.OperationalError as error:
+            connection.close()
+            self.index.retreat(error)
+            return self._up_to_date()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def _read_folder(self, connection: sqlite3.Connection) -> None:
         stamp = index.changed_ns(self.results)
@@ -288,88 +308,6 @@ class Store:
             raise RequestError(
                 f"id {spec_id!r} is not allowed: letters, digits, '.', '_' and '-' only, at most 64, no path."
             )
-
-
-def same_question(first: ExperimentSpec, second: ExperimentSpec) -> bool:
-    """Whether two specs ask the same, apart from the words around the question."""
-    models = {first.model_type, second.model_type} - {None}
-    return first.scientific_fields() == second.scientific_fields() and len(models) < 2
-
-
-def interrupted(spec: ExperimentSpec) -> ExperimentResult:
-    """The result of a run whose process ended before it could."""
-    fault = "interrupted: the process that ran it ended before the run did"
-    return ExperimentResult(
-        spec_id=spec.id,
-        feature_id=spec.feature_id,
-        experiment_type=spec.type,
-        headline=f"{spec.type} of feature {spec.feature_id} did not finish: {fault}. Ask again to run it.",
-        provenance=Provenance(
-            spec_resolved=spec.model_dump(mode="json"),
-            bundle=spec.model_type or "",
-            started_at=datetime.now(UTC),
-            parent_spec_id=spec.parent_spec_id,
-            parent_hypothesis=spec.parent_hypothesis,
-            rationale=spec.rationale,
-            description=spec.description,
-        ),
-        success=False,
-        status="interrupted",
-        error_message=fault,
-        duration_seconds=0.0,
-    )
-
-
-def entry_of(result: ExperimentResult, file: str) -> Entry:
-    """What the index keeps of a result."""
-    origin = result.provenance
-    return Entry(
-        spec_id=result.spec_id,
-        file=file,
-        experiment_type=result.experiment_type,
-        feature_id=result.feature_id,
-        bundle=origin.bundle,
-        digest=origin.digest,
-        success=result.success,
-        status=result.status,
-        cached=result.cached,
-        headline=result.headline,
-        error_message=result.error_message,
-        description=origin.description,
-        rationale=origin.rationale,
-        parent_hypothesis=origin.parent_hypothesis,
-        parent_spec_id=origin.parent_spec_id,
-        stored_at=origin.started_at.isoformat() if origin.started_at else "",
-        duration_seconds=result.duration_seconds,
-    )
-
-
-def read_result(path: Path) -> ExperimentResult:
-    """Load a result file.
-
-    Raises:
-        StoreError: it is not there or is no result.
-    """
-    try:
-        return ExperimentResult.model_validate_json(files.read(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise StoreError(
-            f"{path} is no readable result: {where}: {first['msg']}. Restore or remove it, then `reindex`."
-        ) from error
-
-
-def read_spec(path: Path) -> ExperimentSpec:
-    """Load a spec file of the store.
-
-    Raises:
-        StoreError: it is not there or is no spec.
-    """
-    try:
-        return parse_spec_json(files.read(path), str(path))
-    except RequestError as error:
-        raise StoreError(f"{path} is no readable spec: {error} Restore or remove it.") from error
 
 
 def _json_files(folder: Path) -> Sequence[Path]:

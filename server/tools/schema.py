@@ -185,6 +185,8 @@ def check(
         if name not in properties:
             near = nearest(name, properties)
             guess = f": did you mean {near!r}?" if near else "."
+            homes = [key for key, part in properties.items() if name in part.get("properties", {})]
+            guess = f": it belongs in {homes[0]!r}." if homes else guess
             allowed = ", ".join(properties) or "none"
             raise RequestError(f"unknown argument {where + name!r}{guess} Allowed: {allowed}. Nothing was run.")
         part = _decoded(value, properties[name], where + name)

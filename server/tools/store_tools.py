@@ -22,6 +22,7 @@ from ..queries import (
 )
 from ..work.showing import flight_row
 from . import schema as tool_schema
+from .schema import DEFAULT_WAIT
 from .served import Client, ServedTool, make_tool
 
 
@@ -71,7 +72,10 @@ def _list_results(app: App, given: ListArguments) -> RunList:
 
 def _dry_run(app: App, given: ValidateArguments) -> DryRunView:
     spec = parse_spec(given.spec)
-    return queries.dry_run(app.executor, spec, app.contexts.get(spec.model_type))
+    view = queries.dry_run(app.executor, spec, app.contexts.get(spec.model_type))
+    if (view.estimated_seconds or 0.0) <= DEFAULT_WAIT:
+        return view
+    return view.model_copy(update={"notes": [*view.notes, "Longer than a call waits: it will answer with a run_id."]})
 
 
 def _reader(

@@ -130,7 +130,7 @@ def test_two_main_only_abilities_of_different_slots_make_four_cells(heat, world)
     answer = heat(world, "additive", "ninja_squid", "comeback")
     assert [(row["x"], row["y"]) for row in answer.rows("heatmap")] == [(0, 0), (0, 10), (10, 0), (10, 10)]
     assert cell(answer, 10, 10)["delta"] == pytest.approx(1.5, abs=1e-6)
-    assert answer.headline.startswith("ninja_squid (NS) drives feature 13: +1.50 [1.50, 1.50]; C alone at most")
+    assert answer.headline.startswith("ninja_squid (NS) drives feature 13: +1.50 [1.50, 1.50]; C alone ")
     base = cell(answer, 0, 0)
     assert (base["delta"], base["delta_status"], base["interaction"]) == (0.0, None, None)
     assert "by definition" in base["reason"]

@@ -32,7 +32,7 @@ def plan(spec, ctx):
     return Plan(contexts=0, conditions="none")
 
 @experiment("taste", spec=TasteSpec, plan=plan, cli="taste", summary="How it tastes.", tables={},
-            methods=("observational",), cost="data", aliases={"f": "flavour"})
+            methods=("observational",), cost="data", toolset="core", aliases={"f": "flavour"})
 def run(spec, ctx, job):
     return Findings(headline=spec.variables.flavour)
 """

@@ -131,8 +131,20 @@ def test_a_typed_spec_refuses_the_name_of_another_type():
 
 @pytest.mark.parametrize("data", [{}, {"type": "family_1d_swep"}, {"type": "weapon-sweep", "feature_id": 1}])
 def test_the_constructor_refuses_a_missing_or_unknown_type(data):
-    with pytest.raises(ValueError, match=r"needs a type|did you mean '(family_1d|weapon)_sweep'"):
+    with pytest.raises(RequestError, match=r"needs a type|did you mean '(family_1d|weapon)_sweep'"):
         ExperimentSpec(**data)
+
+
+def test_the_constructor_refuses_a_wrong_spec_in_the_words_of_parsing():
+    wrong = {"type": "family_1d_sweep", "feature_id": -1, "dataset_slice": {"percentle_min": 3}}
+    with pytest.raises(RequestError) as constructed:
+        ExperimentSpec(**wrong)
+    with pytest.raises(RequestError) as parsed:
+        parse_spec(wrong)
+    assert str(constructed.value) == str(parsed.value)
+    assert "missing argument 'variables' with 'family' in it" in str(parsed.value)
+    with pytest.raises(ValidationError, match="variables"):
+        ExperimentSpec.model_validate(wrong)
 
 
 @pytest.mark.parametrize("name", runner_names())
@@ -194,6 +206,31 @@ def test_percentiles_must_be_in_order(low, high):
 def test_a_number_outside_its_bounds_is_refused(fault):
     with pytest.raises(ValidationError, match=next(iter(fault))):
         DatasetSlice(**fault)
+
+
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        ({"percentile_min": 0.9}, ["percentile_min 0.9 was read as 0.9 %"]),
+        ({"percentile_max": 0.995}, ["percentile_max 0.995 was read as 0.995 %"]),
+        ({"percentile_min": 0.5, "percentile_max": 1}, ["percentile_min 0.5 was", "percentile_max 1 was read as 1 %"]),
+        ({"percentile_min": 1, "percentile_max": 99.5}, []),
+        ({}, []),
+    ],
+)
+def test_percentiles_that_look_like_fractions_are_read_as_percentages_and_that_is_noted(part, told):
+    spec = parse_spec({"type": "weapon_sweep", "feature_id": 1, "dataset_slice": part})
+    assert [note.startswith(words) for note, words in zip(spec.notes, told, strict=True)] == [True] * len(told)
+
+
+def test_a_note_on_a_fraction_says_what_to_give_for_it():
+    assert DatasetSlice(percentile_min=0.9).notes[0].endswith("for the fraction, give 90")
+
+
+def test_a_variable_that_is_read_as_a_fraction_is_noted():
+    spec = parse_spec({"type": "token_influence_sweep", "feature_id": 1, "variables": {"high_percentile": 0.995}})
+    assert spec.notes == ("high_percentile 0.995 was read as a fraction: the 99.5th percentile of the active",)
+    assert parse_spec({"type": "token_influence_sweep", "feature_id": 1}).notes == ()
 
 
 # -- ids --------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import pytest
 from mechinterp_runner.schemas.catalogue import catalogue
 from mechinterp_runner.schemas.errors import RequestError
 from mechinterp_runner.schemas.experiment_type import runner_names
+from mechinterp_runner.schemas.result import Followup
 from mechinterp_runner.schemas.spec import CONSTRAINTS, DatasetSlice, parse_spec, parse_spec_json
 
 SWEEP = {"type": "family_1d_sweep", "feature_id": 1, "variables": {"family": "comeback"}}
@@ -77,7 +78,7 @@ def test_every_fault_of_a_spec_is_named_at_once():
     text = message(SWEEP | {"feature_id": -1, "variables": {"rungs": [70]}, "id": "../x"})
     assert "feature_id: Input should be greater than or equal to 0; got -1" in text
     assert "variables.rungs.0: Input should be less than or equal to 57; got 70" in text
-    assert "missing argument 'variables.family'" in text
+    assert "missing argument 'variables.family' (Stackable family or main-only ability to sweep" in text
     assert "got '../x'" in text
 
 
@@ -88,12 +89,31 @@ def test_an_unknown_constraint_is_answered_with_those_there_are():
 
 
 def test_a_missing_argument_is_named():
-    assert message({"type": "weapon_sweep"}) == "missing argument 'feature_id'. Nothing was run."
+    assert message({"type": "weapon_sweep"}) == (
+        "missing argument 'feature_id' (Index of the SAE feature). Nothing was run."
+    )
 
 
-@pytest.mark.parametrize("data", [None, [], [SWEEP], "family_1d_sweep", 7])
-def test_what_is_no_object_is_no_spec(data):
-    assert message(data) == f"a spec is a JSON object; got {type(data).__name__}. Nothing was run."
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [(None, "null"), ([], "a list"), ([SWEEP], "a list"), ("family_1d_sweep", "text"), (7, "a number"), (True, "bool")],
+)
+def test_what_is_no_object_is_no_spec(data, kind):
+    assert message(data) == f"a spec is a JSON object; got {kind}. Nothing was run."
+
+
+@pytest.mark.parametrize("wrapped", [{"reason": "look", "spec": SWEEP, "runnable": True}, {"spec": SWEEP}])
+def test_a_followup_is_not_taken_for_its_spec(wrapped):
+    assert "such as a followup: pass its `spec`" in message(wrapped)
+
+
+def test_a_followup_object_is_not_taken_for_its_spec():
+    assert "such as a followup: pass its `spec`" in message(Followup(reason="look", spec=SWEEP))
+
+
+def test_a_stored_result_is_not_taken_for_a_spec():
+    text = message({"spec_id": "x", "experiment_type": "family_1d_sweep", "headline": "h"})
+    assert text.startswith("this is a stored result, not a spec")
 
 
 @pytest.mark.parametrize("text", ["", "{", "{'type': 1}", b"\xff\xfe\x00", "[" * 100_000])
@@ -107,6 +127,89 @@ def test_not_a_number_is_refused_wherever_it_stands():
         parse_spec_json(
             '{"type": "family_1d_sweep", "feature_id": 1, "variables": {"family": "x", "min_effect": NaN}}', "f"
         )
+
+
+@pytest.mark.parametrize(("text", "why"), [("", "it is empty"), (b" \n", "it is empty"), (b"\x89PNG\r\n", "not text")])
+def test_an_empty_file_and_a_binary_one_are_called_so(text, why):
+    with pytest.raises(RequestError, match=rf"^my\.json is not JSON: .*{why}"):
+        parse_spec_json(text, "my.json")
+
+
+def test_a_file_whose_json_is_no_spec_is_named():
+    with pytest.raises(RequestError, match=r"^my\.json: a spec is a JSON object; got a list\. Nothing was run\.$"):
+        parse_spec_json("[1, 2]", "my.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"percentile_min": 10}, "'percentile_min': it belongs in 'dataset_slice'"),
+        ({"rungs": [3]}, "'rungs': it belongs in 'variables'"),
+        ({"figures": True}, "'figures': it belongs in 'outputs'"),
+        ({"variables": {"family": "x", "sample_size": 5}}, "'variables.sample_size': it belongs in 'dataset_slice'"),
+        ({"variables": {"family": "x", "rationale": "r"}}, "'variables.rationale': it belongs at the top"),
+        ({"dataset_slice": {"encoding": "single"}}, "'dataset_slice.encoding': it belongs in 'variables'"),
+        ({"dataset_slice": {"family": "x"}}, "it belongs in 'variables', or did you mean 'family_filter'?"),
+        ({"percentle_min": 10}, "'percentle_min': did you mean 'dataset_slice.percentile_min'?"),
+    ],
+)
+def test_a_key_in_the_wrong_object_is_told_where_it_belongs(change, told):
+    assert told in message(SWEEP | change)
+
+
+@pytest.mark.parametrize("change", [{"str": 1}, {"function-x": 1}, {"variables": {"family": "x", "int": 1}}])
+def test_a_key_that_is_called_like_a_step_of_validation_is_unknown_like_any_other(change):
+    assert "unknown argument" in message(SWEEP | change)
+
+
+def test_a_rung_that_no_build_has_is_answered_with_the_rungs():
+    text = message(SWEEP | {"variables": {"family": "comeback", "rungs": [3, 12, 99]}})
+    assert "variables.rungs.2: " in text
+    assert "; got 99 (rungs are the AP 3, 6, 12, 15, 21, 29, 38, 51, 57)" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"constraints": ["one_rung_per_famly"]}, "got 'one_rung_per_famly': did you mean 'one_rung_per_family'?"),
+        ({"variables": {"family": "x", "encoding": "sngle"}}, "got 'sngle': did you mean 'single'?"),
+    ],
+)
+def test_a_misspelt_choice_is_answered_with_the_nearest(change, told):
+    assert told in message(SWEEP | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"constraints": "max_ap_budget"}, "constraints: Input should be a list; got 'max_ap_budget'"),
+        ({"variables": ["x"]}, "variables: Input should be a JSON object; got ['x']"),
+        ({"feature_id": 1.5}, "feature_id: Input should be a valid integer; got 1.5"),
+        ({"id": "a b"}, "id: Input should be letters, digits, '.', '_' and '-' only"),
+        (
+            {"dataset_slice": {"weapon_filter": [1.5]}},
+            "weapon_filter.0: Input should be a valid string or integer; got",
+        ),
+        ({"created_at": "x"}, "created_at: Input should be a date or a time, such as 2025-06-07"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_without_words_of_python(change, told):
+    text = message(SWEEP | change)
+    assert told in text
+    assert "tuple" not in text.lower()
+    assert "instance of" not in text
+
+
+def test_a_long_value_is_not_repeated_in_full():
+    text = message(SWEEP | {"constraints": "x" * 5000})
+    assert len(text) < 250
+
+
+def test_a_door_may_call_every_field_its_own_way():
+    wrong = {"family": "x", "rungs": [99]}
+    text = message(SWEEP | {"variables": wrong, "dataset_slice": {"sample_size": 0}}, called=lambda name: f"--{name}")
+    assert "--rungs: Input should be less than or equal to 57; got 99" in text
+    assert "--sample_size: " in text
 
 
 def test_a_rung_without_its_family_is_refused_in_words():

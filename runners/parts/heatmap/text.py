@@ -97,7 +97,7 @@ def _alone_text(heat: Heat, which: int) -> str:
     if at is None or heat.effects.status[at] is None:
         return f"{short} alone unknown"
     if heat.effects.status[at] not in {"present", "conditional"}:
-        return f"{short} alone at most {effect_words(heat.effects, at)}"
+        return f"{short} alone {effect_words(heat.effects, at)} at the strongest"
     return f"{short} alone {_own_text(heat, which)}"
 
 
@@ -118,7 +118,7 @@ def _no_interaction(heat: Heat) -> str:
     size = effect_words(found, at)
     if {"present", "conditional"} & set(found.status):
         return f"no interaction beyond that of random directions ({size} at {where})"
-    return f"no interaction found (at most {size} at {where})"
+    return f"no interaction found (the strongest {size} at {where})"
 
 
 def _peak_text(heat: Heat) -> str:
@@ -146,7 +146,7 @@ def _nothing(heat: Heat, feature: int) -> str:
     if certain:
         return f"nothing specific found: {subject} move {name} no more than random directions ({'; '.join(certain)})"
     tops = [(kind, each, each.largest()) for kind, each in found.items()]
-    known = [f"{kind} at most {effect_words(each, at)}" for kind, each, at in tops if at is not None]
+    known = [f"the strongest {kind} {effect_words(each, at)}" for kind, each, at in tops if at is not None]
     if not known:
         return f"nothing can be said of {subject} and {name}: no cell has 20 examples in 10 builds beside (0, 0)"
     large = any(at is not None and abs(float(each.mean[at])) > heat.min_effect for _, each, at in tops)

@@ -130,7 +130,7 @@ def _statement(finding: Finding, name: str, feature: str, *, where: str, min_eff
             f"no more than random directions do (p = {finding.specificity_p:.2f})"
         )
     certain = "nothing certain" if abs(finding.effect or 0.0) > min_effect else "nothing"
-    return f"{certain} above {min_effect:.2f} found between {name} and {feature}: at most {effect} {where}"
+    return f"{certain} above {min_effect:.2f} found between {name} and {feature}: {effect} {where} at the strongest"
 
 
 def _effect_text(finding: Finding) -> str:
@@ -158,7 +158,7 @@ def _with_unjudged(
     largest = max((value for value in seen if not np.isnan(value)), key=abs, default=0.0)
     if abs(largest) <= min_effect:
         return f"{statement}; too few examples to judge {unjudged} ({n})"
-    rest = statement if finding.status == "present" else f"at most {_effect_text(finding)} {where}"
+    rest = statement if finding.status == "present" else f"{_effect_text(finding)} {where} at the strongest"
     return (
         f"nothing can be said of {pair} at {unjudged}: too few examples ({n}) to judge differences of up to "
         f"{number(largest)}; elsewhere {rest}"

@@ -1,0 +1,1 @@
+"""What the server shows beside its tools: resources, prompts, and completions for their arguments."""
