@@ -1,12 +1,13 @@
 PYTHON ?= python3
 VENV ?= .venv
+PROOF := .proof
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 # Idle threads of one process must not spin on the cores that another needs.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test lint format docs wheel names clean
+.PHONY: demo test proof bench lint format docs wheel names clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; got " + sys.version.split()[0] + ". Set PYTHON=...")'
@@ -37,6 +38,23 @@ format: $(VENV)/.lint  ## Format the code.
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+$(VENV)/.proof: $(VENV)/.test
+	$(PIP) --editable '.[test,proof]'
+	@touch $@
+
+# A hidden folder: one of the npm packages holds a Python file, which is none of ours.
+$(PROOF)/.ready: tests/proof/package.json tests/proof/package-lock.json tests/proof/.npmrc
+	@mkdir -p $(PROOF)
+	@cp $^ $(PROOF)/
+	npm ci --prefix $(PROOF) --loglevel=error
+	@touch $@
+
+proof: $(VENV)/.proof $(PROOF)/.ready  ## Run the official MCP suites, the Inspector, the fuzzers and the load test.
+	@MECHINTERP_PROOF=1 $(BIN)/python -m pytest tests/proof
+
+bench: $(VENV)/.ready  ## Measure, and print a table with ratios.
+	@$(BIN)/python -m mechinterp_runner.benchmarks
+
 docs: $(VENV)/.ready  ## Fill the generated parts of the documentation.
 	@$(BIN)/python docs/fill_pages.py
 
@@ -48,4 +66,4 @@ names: $(VENV)/.test  ## The folder's name must not matter: run the fast tests i
 	@BIN="$(abspath $(BIN))" bash tests/in_clones.sh mechinterp-runner project
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PROOF) build dist *.egg-info .pytest_cache .ruff_cache

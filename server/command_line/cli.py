@@ -15,7 +15,7 @@ from ...schemas.catalogue import catalogue
 from ...schemas.errors import MechinterpError
 from ..executor import PROJECT
 from ..queries import ListArguments
-from . import build_command, commands
+from . import build_command, commands, serving
 from .flags import PROGRAM, Parser, add_common, add_compute, add_experiment, add_fields, check_flags
 
 Command = Callable[[argparse.Namespace], int]
@@ -91,8 +91,11 @@ def _add_others(add: Callable[[str, str, Command], Any]) -> None:
     show.add_argument("id", metavar="ID", help="id of the run")
     add_common(show, runs=False)
     add_common(add("reindex", "read every stored result anew", commands.reindex), runs=False)
-    serve = add("serve", "serve MCP over stdin and stdout", commands.serve)
+    serve = add("serve", "serve MCP over stdin and stdout, or over HTTP", serving.serve)
+    serving.add_serve_flags(serve)
     add_compute(add_common(serve, runs=False))
+    connect = add("connect", "bridge stdin and stdout to a server shared over HTTP", serving.connect)
+    serving.add_connect_flags(connect)
     add_common(add("demo", "see it work: server, client, one experiment", commands.demo), runs=False)
     bundle = add("bundle", "check a bundle", commands.verify_bundle)
     bundle.add_argument("action", choices=("verify",), help="verify: hash every file and compare with the manifest")

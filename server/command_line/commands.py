@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -30,6 +31,16 @@ from ..store.index import Query
 from ..store.store import Store
 from . import terminal
 from .flags import PROGRAM, flag, flags_of, format_of, grouped, spec_of
+
+if TYPE_CHECKING:
+    from ...context.device import Compute
+
+
+def compute_of(given: argparse.Namespace) -> Compute:
+    """Device, precision and threads, as the flags name them."""
+    from ...context.device import Compute  # noqa: PLC0415 - not for --help
+
+    return Compute(device=given.device or "auto", dtype=given.dtype or "float32", threads=given.threads)
 
 
 def home_of(given: argparse.Namespace) -> Home:
@@ -63,12 +74,10 @@ def run_spec_file(given: argparse.Namespace) -> int:
 
 def _run(spec: ExperimentSpec, given: argparse.Namespace, spec_path: str | None) -> int:
     from ...context.contexts import Contexts  # noqa: PLC0415 - numpy and the bundles: not for --help
-    from ...context.device import Compute  # noqa: PLC0415
 
     home = home_of(given)
-    compute = Compute(device=given.device or "auto", dtype=given.dtype or "float32", threads=given.threads)
     bundle = Path(given.bundle) if given.bundle else None
-    context = Contexts(home, compute=compute).get(spec.model_type, path=bundle)
+    context = Contexts(home, compute=compute_of(given)).get(spec.model_type, path=bundle)
     store = Store(home.runs)
     executor = Executor(store)
     if given.dry_run:
@@ -179,16 +188,6 @@ def verify_bundle(given: argparse.Namespace) -> int:
     sizes = f"{bundle.manifest.n_features:,} features, {bundle.manifest.n_examples:,} examples"
     print(f"{folder}: {len(bundle.manifest.files)} files as the manifest states; {sizes}")
     print(f"fingerprint {bundle.fingerprint}")
-    return 0
-
-
-def serve(given: argparse.Namespace) -> int:
-    """Serve MCP over stdin and stdout."""
-    from ...context.device import Compute  # noqa: PLC0415
-    from ..mcp_server import serve as serve_stdio  # noqa: PLC0415 - mcp takes most of a second to import
-
-    compute = Compute(device=given.device or "auto", dtype=given.dtype or "float32", threads=given.threads)
-    serve_stdio(home_of(given), compute)
     return 0
 
 

@@ -132,8 +132,15 @@ def schema_of(model: type[BaseModel]) -> Schema:
 
 
 def output_schema_of(model: type[BaseModel]) -> Schema:
-    """Portable output schema of a model."""
-    return portable(model.model_json_schema(), nullable=True)
+    """Portable output schema of a model: its own fields in full, those of the models in it in brief."""
+    whole = model.model_json_schema()
+    shown = portable(whole, nullable=True)
+    in_brief = portable(whole, nullable=True, brief=True)["properties"]
+    shown["properties"] = {
+        name: in_brief[name] | {key: part[key] for key in ("description", "enum") if key in part}
+        for name, part in shown["properties"].items()
+    }
+    return shown
 
 
 def experiment_schema(experiment: Experiment) -> Schema:

@@ -14,6 +14,17 @@ from .served import ServedTool
 from .store_tools import store_tools
 
 TOOLSETS: tuple[str, ...] = get_args(Toolset)
+AROUND = (
+    "run_spec",
+    "run_batch",
+    "get_run",
+    "cancel_run",
+    "list_experiment_types",
+    "validate_spec",
+    "list_results",
+    "describe_context",
+)
+"""The tools around the experiments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +39,20 @@ class Selection:
     toolsets: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
 
+    def check(self) -> None:
+        """Check the names.
+
+        Raises:
+            UnknownNameError: a toolset or a tool does not exist.
+        """
+        for name in self.toolsets:
+            if name not in TOOLSETS:
+                raise UnknownNameError("toolset", name, TOOLSETS, "Nothing was started.")
+        known = (*catalogue(), *AROUND) if self.tools else ()
+        for name in self.tools:
+            if name not in known:
+                raise UnknownNameError("tool", name, known, "Nothing was started.")
+
 
 def select(app: App, selection: Selection) -> Sequence[ServedTool]:
     """The tools of a selection; all tools when it names none.
@@ -38,12 +63,7 @@ def select(app: App, selection: Selection) -> Sequence[ServedTool]:
     experiments = {item.type: experiment_tool(app, item) for item in catalogue().values()}
     around = {tool.name: tool for tool in (*run_tools(app), *store_tools(app))}
     known = experiments | around
-    for name in selection.toolsets:
-        if name not in TOOLSETS:
-            raise UnknownNameError("toolset", name, TOOLSETS)
-    for name in selection.tools:
-        if name not in known:
-            raise UnknownNameError("tool", name, known)
+    selection.check()
     if not selection.toolsets and not selection.tools:
         return list(known.values())
     of_sets = {item.type for item in catalogue().values() if item.toolset in selection.toolsets}
