@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib import import_module
@@ -35,6 +36,7 @@ INSTRUCTIONS = (
     "with a run_id: get_run waits for it and shows the rest of a result. How to work: resource mechinterp://skill."
 )
 _WARM_AFTER = 0.3
+_HEAVY = ("torch", "scipy.sparse", "scipy.special")
 Lifespan = Callable[[MCPServer[App]], AbstractAsyncContextManager[App]]
 
 
@@ -114,7 +116,19 @@ async def _warm_up() -> None:
     and must have ended before the interpreter does.
     """
     await anyio.sleep(_WARM_AFTER)
-    await to_thread.run_sync(import_module, "torch")
+    await to_thread.run_sync(_import_all)
+
+
+def _import_all() -> None:
+    """Import what experiments need, and keep it out of the garbage collector's sight.
+
+    These libraries are some 280,000 objects that live as long as the process. A full collection would look at all of
+    them, a fifth of a second during which no client is answered.
+    """
+    for name in _HEAVY:
+        import_module(name)
+    gc.collect()
+    gc.freeze()
 
 
 def serve(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,8 @@ def serve(given: argparse.Namespace) -> int:
     }
     limits = Limits(**{name: value for name, value in asked.items() if value is not None})
     selection.check()
+    # Idle threads of torch must not spin on the cores that its event loop, and other processes, need.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     home, compute = home_of(given), compute_of(given)
     if given.transport == "http":
         from ..http.serve import serve_http  # noqa: PLC0415

@@ -350,7 +350,8 @@ def test_the_server_imports_torch_in_the_background_when_it_is_up(app, monkeypat
 
     def import_module(name):
         asked.append((name, threading.current_thread() is threading.main_thread()))
-        done.set()
+        if name == mcp_server._HEAVY[-1]:
+            done.set()
 
     monkeypatch.setattr(mcp_server, "import_module", import_module)
     monkeypatch.setattr(mcp_server, "_WARM_AFTER", 0)
@@ -361,4 +362,4 @@ def test_the_server_imports_torch_in_the_background_when_it_is_up(app, monkeypat
             assert await anyio.to_thread.run_sync(done.wait, 10)
 
     anyio.run(main)
-    assert asked == [("torch", False)]
+    assert asked == [("torch", False), ("scipy.sparse", False), ("scipy.special", False)]

@@ -1,0 +1,1 @@
+"""The shared server over HTTP, and the bridge to it."""
