@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,8 +170,18 @@ class Executor:
         return alias
 
 
+@cache
+def code_digest() -> str:
+    """Digest of the code that computes: what other code has answered is no answer of this one."""
+    root, found = Path(__file__).resolve().parents[1], hashlib.sha256()
+    for layer in ("schemas", "context", "runners"):
+        for path in sorted((root / layer).rglob("*.py")):
+            found.update(path.read_bytes())
+    return found.hexdigest()
+
+
 def digest_of(spec: ExperimentSpec, ctx: Context, experiment: Experiment) -> str:
-    """Digest of all that decides the numbers: question, bundle, precision, kind of device, version."""
+    """Digest of all that decides the numbers: question, bundle, precision, kind of device, version and code."""
     question = spec.scientific_fields()
     question["constraints"] = sorted(question["constraints"])
     parts = {
@@ -179,6 +190,7 @@ def digest_of(spec: ExperimentSpec, ctx: Context, experiment: Experiment) -> str
         "dtype": ctx.dtype,
         "device": device_of(spec, ctx, experiment).split(":")[0],
         "version": version(PROJECT),
+        "code": code_digest(),
     }
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -267,3 +267,11 @@ def test_one_spec_object_run_again_is_answered_or_refused_before_it_runs(executo
     with pytest.raises(IdTakenError, match="a run that failed"):
         executor.execute(failing, ctx)
     assert toy.runs == 2
+
+
+def test_an_answer_of_other_code_is_not_taken_for_one_of_this_code(executor, make_spec, ctx, toy, monkeypatch):
+    first = executor.execute(make_spec(), ctx)
+    assert executor.execute(make_spec(), ctx).cached_from == first.spec_id
+    monkeypatch.setattr(executor_module, "code_digest", lambda: "the code as it was changed")
+    assert not executor.execute(make_spec(), ctx).cached
+    assert toy.runs == 2
