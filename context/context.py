@@ -16,7 +16,7 @@ from ..schemas.errors import BundleError, RequestError
 from ..schemas.job import Job
 from ..schemas.spec import DatasetSlice
 from .bundle import Bundle
-from .device import Compute
+from .device import DEFAULT_CACHE_BYTES, Compute
 from .directions import RandomDirections
 from .examples import Examples, Rows, open_examples
 from .oracle import NetworkOracle, Oracle
@@ -33,7 +33,6 @@ _DERIVED_KEPT = 64
 _REFERENCE_ROWS = 20_000
 _BLOCK = 50_000
 _PROBE_SETS = 256
-DEFAULT_CACHE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,14 @@ import os
 import threading
 from collections import OrderedDict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..schemas.errors import RequestError
-from .bundle import Bundle
-from .context import DEFAULT_CACHE_BYTES, Context
-from .device import Compute
+from .device import DEFAULT_CACHE_BYTES, Compute
 from .home import Home
+
+if TYPE_CHECKING:
+    from .context import Context
 
 _MAX_OPEN = 4
 
@@ -66,6 +68,9 @@ class Contexts:
                 if folder in self._open:
                     self._open.move_to_end(folder)
                     return self._open[folder]
+            from .bundle import Bundle  # noqa: PLC0415 - a server answers before it has imported numpy
+            from .context import Context  # noqa: PLC0415
+
             bundle = Bundle.open(folder, stamps=self.home.root / "verified")
             context = Context(folder.name, bundle, compute=self._compute, cache_bytes=self._cache_bytes)
             with self._lock:

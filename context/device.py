@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 Precision = Literal["float32", "float64", "bfloat16"]
 PRECISIONS = ("float32", "float64", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+DEFAULT_CACHE_BYTES = 1 << 30
+"""Memory for cached pooled vectors."""
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncGenerator, Callable, Sequence
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib import import_module
 from importlib.metadata import version
@@ -12,9 +13,12 @@ from typing import Any
 import anyio
 from anyio import to_thread
 from mcp.server import MCPServer
-from mcp.server.mcpserver.tools import Tool
+from mcp.server.lowlevel.helper_types import ReadResourceContents
+from mcp.server.mcpserver.tools import ToolManager
 from mcp.shared.exceptions import MCPError
 from mcp.types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult, Resource, TextContent
+from mcp.types import Tool as ListedTool
+from pydantic import AnyUrl
 
 from ..context.device import Compute
 from ..context.home import Home
@@ -22,7 +26,7 @@ from ..schemas.errors import UnknownNameError
 from .app import App
 from .executor import PROJECT
 from .pages.register import register
-from .pages.resources import newest_results
+from .pages.resources import add_type_pages, newest_results
 from .tools.served import Client
 from .tools.toolsets import Selection, select
 from .work.runs import Limits
@@ -41,25 +45,53 @@ Lifespan = Callable[[MCPServer[App]], AbstractAsyncContextManager[App]]
 
 
 class Server(MCPServer[App]):
-    """The server, which names the nearest tool when one is asked for that it does not have."""
+    """The server, which names the nearest tool when one is asked for that it does not have.
 
-    def __init__(self, app: App, tools: Sequence[Tool], lifespan: Lifespan) -> None:
-        self._app = app
+    Its tools are made when they are first asked for: every experiment type must be imported for their schemas, and the
+    handshake need not wait for that.
+    """
+
+    def __init__(self, app: App, selection: Selection, lifespan: Lifespan) -> None:
+        self._app, self._selection = app, selection
+        self._filled, self._filling = False, threading.Lock()
         super().__init__(
             PROJECT,
             title="mechinterp-runner",
             description="Typed, reproducible interpretability experiments on sparse-autoencoder features.",
             instructions=INSTRUCTIONS,
             version=version(PROJECT),
-            tools=list(tools),
             lifespan=lifespan,
             log_level="WARNING",
         )
+
+    def fill(self) -> None:
+        """Make the tools and list the pages of the experiment types, once."""
+        with self._filling:
+            if self._filled:
+                return
+            mounted = self._tool_manager.list_tools()
+            self._tool_manager = ToolManager(tools=[*select(self._app, self._selection), *mounted])
+            add_type_pages(self)
+            self._filled = True
+
+    async def _full(self) -> None:
+        if not self._filled:
+            await to_thread.run_sync(self.fill)
+
+    def _tool_input_schema(self, name: str) -> dict[str, Any] | None:
+        self.fill()
+        return super()._tool_input_schema(name)
+
+    async def list_tools(self) -> list[ListedTool]:
+        """The tools."""
+        await self._full()
+        return await super().list_tools()
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Client | None = None
     ) -> CallToolResult | InputRequiredResult:
         """Call a tool by name."""
+        await self._full()
         known = [tool.name for tool in self._tool_manager.list_tools()]
         if name not in known:
             error = UnknownNameError("tool", name, known, "Nothing was run.")
@@ -68,7 +100,15 @@ class Server(MCPServer[App]):
 
     async def list_resources(self) -> list[Resource]:
         """The guides, and the newest stored results."""
+        await self._full()
         return [*await super().list_resources(), *await newest_results(self._app)]
+
+    async def read_resource(
+        self, uri: AnyUrl | str, context: Client | None = None
+    ) -> Iterable[ReadResourceContents] | InputRequiredResult:
+        """Read a resource by its address."""
+        await self._full()
+        return await super().read_resource(uri, context)
 
     async def get_prompt(
         self, name: str, arguments: dict[str, Any] | None = None, context: Client | None = None
@@ -94,28 +134,34 @@ def make_server(app: App, *, warm: bool = False, selection: Selection | None = N
         app: bundles, store and runs.
         warm: import torch in the background once the server answers.
         selection: which tools to show; default: all.
+
+    Raises:
+        UnknownNameError: the selection names a toolset or a tool that does not exist.
     """
+    chosen = selection or Selection()
+    chosen.check()
 
     @asynccontextmanager
     async def lifespan(_server: MCPServer[App]) -> AsyncGenerator[App]:
         async with app.serving(), anyio.create_task_group() as group:
             if warm:
-                group.start_soon(_warm_up)
+                group.start_soon(_warm_up, server)
             yield app
             group.cancel_scope.cancel()
 
-    server = Server(app, select(app, selection or Selection()), lifespan)
+    server = Server(app, chosen, lifespan)
     register(server, app)
     return server
 
 
-async def _warm_up() -> None:
-    """Import torch when the handshake is over, so that the first experiment need not wait for it.
+async def _warm_up(server: Server) -> None:
+    """Make the tools and import torch when the handshake is over, so that the first experiment need not wait for it.
 
     A client that leaves at once is not kept waiting by more than this import: a thread that imports cannot be stopped,
     and must have ended before the interpreter does.
     """
     await anyio.sleep(_WARM_AFTER)
+    await to_thread.run_sync(server.fill)
     await to_thread.run_sync(_import_all)
 
 

@@ -19,6 +19,8 @@ from . import build_command, commands, serving
 from .flags import PROGRAM, Parser, add_common, add_compute, add_experiment, add_fields, check_flags
 
 Command = Callable[[argparse.Namespace], int]
+_WITHOUT_EXPERIMENTS = (["serve"], ["connect"])
+"""Commands that answer before the experiments are imported."""
 _EPILOG = (
     "An experiment also runs from a JSON file: --spec-path SPEC.json. Every run is stored in the home folder "
     "($MECHINTERP_HOME, or the user data folder). Exit status: 0 done, 1 the experiment failed, 2 a bad request."
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    top, parsers = build_parser()
+    top, parsers = build_parser(experiments=words[:1] not in _WITHOUT_EXPERIMENTS)
     check_flags(words, parsers, top)
     given = top.parse_args(words)
     command = _choose(given, top)
@@ -58,8 +60,12 @@ def _choose(given: argparse.Namespace, top: Parser) -> Command:
     return given.run
 
 
-def build_parser() -> tuple[Parser, dict[str, Parser]]:
-    """The parser, and the parsers of its subcommands by name."""
+def build_parser(*, experiments: bool = True) -> tuple[Parser, dict[str, Parser]]:
+    """The parser, and the parsers of its subcommands by name.
+
+    Args:
+        experiments: with the subcommands of the experiments, for whose flags all of them are imported.
+    """
     top = Parser(prog=PROGRAM, description="Experiments on sparse-autoencoder features.", epilog=_EPILOG)
     top.allow_abbrev = False
     top.add_argument("--version", action="version", version=version(PROJECT))
@@ -75,7 +81,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         parsers[name] = parser
         return parser
 
-    for experiment in catalogue().values():
+    for experiment in catalogue().values() if experiments else ():
         parser = add(experiment.cli, experiment.summary, partial(commands.run_flags, experiment))
         add_experiment(parser, experiment)
     _add_others(add)

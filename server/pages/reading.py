@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mcp.shared.exceptions import MCPError
 from mcp.types import INTERNAL_ERROR, INVALID_PARAMS
 
-from ...context.bundle import Bundle, read_manifest
 from ...context.home import Home
 from ...schemas.errors import MechinterpError, RequestError
 from ..app import App
+
+if TYPE_CHECKING:
+    from ...context.bundle import Bundle
 
 T = TypeVar("T")
 
@@ -36,6 +38,8 @@ def unchecked_bundle(home: Home, name: str | None = None) -> Bundle:
         UnknownNameError: no bundle of that name.
         BundleError: it has no readable manifest.
     """
+    from ...context.bundle import Bundle, read_manifest  # noqa: PLC0415 - the handshake need not wait for numpy
+
     folder = home.bundle_path(name or home.default_bundle())
     manifest, fingerprint = read_manifest(folder)
     return Bundle(folder, manifest, fingerprint)

@@ -43,13 +43,17 @@ _SPEC = "The spec of a stored result, ready for run_spec: all but its id and dat
 _TYPE = "The page of an experiment type: its question, when not to use it, variables, columns, how to read it, example."
 
 
+def add_type_pages(server: MCPServer[App]) -> None:
+    """Add the page of every experiment type; imports all of them."""
+    for name, experiment in catalogue().items():
+        uri, file = f"mechinterp://experiment-types/{name}", f"docs/experiments/{name}.md"
+        server.add_resource(_guide(uri, name, file, name.replace("_", " ").capitalize(), experiment.summary))
+
+
 def add_resources(server: MCPServer[App], app: App) -> None:
     """Add the guides as resources, and templates for what the store holds."""
     for name, file, title, description in _GUIDES:
         server.add_resource(_guide(f"mechinterp://{name}", name, file, title, description))
-    for name, experiment in catalogue().items():
-        uri, file = f"mechinterp://experiment-types/{name}", f"docs/experiments/{name}.md"
-        server.add_resource(_guide(uri, name, file, name.replace("_", " ").capitalize(), experiment.summary))
 
     @server.resource(
         "mechinterp://experiment-types/{type}",

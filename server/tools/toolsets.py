@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from ...schemas.catalogue import Toolset, catalogue
+from ...schemas.catalogue import Toolset, catalogue, runner_names
 from ...schemas.errors import UnknownNameError
 from ..app import App
 from .run_tools import experiment_tool, run_tools
@@ -48,7 +48,7 @@ class Selection:
         for name in self.toolsets:
             if name not in TOOLSETS:
                 raise UnknownNameError("toolset", name, TOOLSETS, "Nothing was started.")
-        known = (*catalogue(), *AROUND) if self.tools else ()
+        known = (*runner_names(), *AROUND)
         for name in self.tools:
             if name not in known:
                 raise UnknownNameError("tool", name, known, "Nothing was started.")
