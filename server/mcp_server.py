@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import anyio
 from anyio import to_thread
 from mcp.server import MCPServer
+from mcp.server.caching import CacheableMethod, CacheHint
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver.tools import ToolManager
 from mcp.shared.exceptions import MCPError
-from mcp.types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult, Resource, TextContent
+from mcp.types import INVALID_PARAMS, CallToolResult, GetPromptResult, Icon, InputRequiredResult, Resource, TextContent
 from mcp.types import Tool as ListedTool
 from pydantic import AnyUrl
 
@@ -40,6 +43,8 @@ INSTRUCTIONS = (
     "with a run_id: get_run waits for it and shows the rest of a result. How to work: resource mechinterp://skill."
 )
 _WARM_AFTER = 0.3
+_FIXED: tuple[CacheableMethod, ...] = ("tools/list", "prompts/list", "resources/templates/list")
+"""Lists that stay as they are while the server runs: clients may keep them."""
 _HEAVY = ("torch", "scipy.sparse", "scipy.special")
 Lifespan = Callable[[MCPServer[App]], AbstractAsyncContextManager[App]]
 
@@ -60,6 +65,8 @@ class Server(MCPServer[App]):
             description="Typed, reproducible interpretability experiments on sparse-autoencoder features.",
             instructions=INSTRUCTIONS,
             version=version(PROJECT),
+            icons=[_icon()],
+            cache_hints=dict.fromkeys(_FIXED, CacheHint(ttl_ms=300_000, scope="public")),
             lifespan=lifespan,
             log_level="WARNING",
         )
@@ -152,6 +159,13 @@ def make_server(app: App, *, warm: bool = False, selection: Selection | None = N
     server = Server(app, chosen, lifespan)
     register(server, app)
     return server
+
+
+def _icon() -> Icon:
+    """The picture clients may show: effects with their error bars, two of them beyond a threshold."""
+    drawing = (Path(__file__).parent / "icon.svg").read_bytes()
+    source = f"data:image/svg+xml;base64,{base64.b64encode(drawing).decode()}"
+    return Icon(src=source, mime_type="image/svg+xml", sizes=["any"])
 
 
 async def _warm_up(server: Server) -> None:

@@ -29,7 +29,7 @@ def test_the_wheel_holds_the_demo_bundle_the_facts_and_the_skill(wheel_names):
     demo = {f"context/demo/{path.relative_to(ROOT / 'context/demo').as_posix()}" for path in demo_files()}
     assert demo <= inside
     assert {"schemas/data/weapons.csv", "schemas/data/abilities.csv", "schemas/data/archetypes.json"} <= inside
-    assert {"skill.md", "py.typed", "__main__.py"} <= inside
+    assert {"skill.md", "py.typed", "__main__.py", "server/icon.svg"} <= inside
     guides = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")}
     assert {"docs/glossary.md", "docs/methods.md"} <= guides <= inside
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ INITIALIZE = {
     "id": 1,
     "method": "initialize",
     "params": {
-        "protocolVersion": "2025-06-18",
+        "protocolVersion": "2025-11-25",
         "capabilities": {},
         "clientInfo": {"name": "test", "version": "1"},
     },
@@ -56,7 +57,7 @@ def test_an_experiment_runs_through_a_real_process_and_is_stored(home, data_bund
     assert stored["success"], stored["error_message"]
 
 
-def test_initialize_is_answered_before_torch_is_imported(tmp_path):
+def test_initialize_is_answered_before_torch_and_numpy_are_imported(tmp_path):
     command = [sys.executable, "-X", "importtime", *SERVE[1:], "--home", str(tmp_path)]
     log = tmp_path / "imports.txt"
     with log.open("w") as stderr:
@@ -67,10 +68,12 @@ def test_initialize_is_answered_before_torch_is_imported(tmp_path):
         server.communicate(timeout=60)
     assert answer["result"]["serverInfo"]["name"] == "mechinterp-runner"
     assert "describe_context" in answer["result"]["instructions"]
+    [icon] = answer["result"]["serverInfo"]["icons"]
+    assert base64.b64decode(icon["src"].removeprefix("data:image/svg+xml;base64,")).startswith(b"<svg")
     assert server.returncode == 0
     imported = {line.rsplit("|", 1)[-1].strip() for line in log.read_text().splitlines()}
     assert "mcp.server" in imported
-    assert "torch" not in imported, "the client hung up before the server had any need of torch"
+    assert not {"torch", "numpy", "scipy"} & imported, "the client hung up before the server had any need of them"
 
 
 def test_garbage_on_the_wire_does_not_stop_the_server(tmp_path):
