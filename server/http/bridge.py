@@ -42,6 +42,7 @@ from .settings import MCP_PATH, is_loopback
 
 _TIMEOUT = httpx2.Timeout(30.0, read=300.0)  # streams are pinged every 15 s
 _CHUNK = 1 << 16
+_LAST_WORDS = 5.0
 Write = Callable[[bytes], Awaitable[None]]
 
 
@@ -107,6 +108,7 @@ class Bridge:
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._waiting = dict[RequestId, str]()
         self._version: str | None = None
+        self._answered = False
         self.fault: str | None = None
 
     async def run(self, lines: AsyncIterable[bytes]) -> None:
@@ -118,9 +120,24 @@ class Bridge:
         except* BrokenPipeError:
             self._waiting.clear()  # the client has gone without hanging up, and nobody waits
         if self.fault is not None:
+            known = self._answered
             for request_id in self._waiting:
-                error = ErrorData(code=CONNECTION_CLOSED, message=self.fault)
-                await self._send(JSONRPCError(jsonrpc="2.0", id=request_id, error=error))
+                await self._refuse(request_id, self.fault)
+            if not known:
+                # The client has yet to ask its first question: hanging up on it would tell it nothing.
+                with anyio.move_on_after(_LAST_WORDS):
+                    await self._refuse_all(lines, self.fault)
+
+    async def _refuse_all(self, lines: AsyncIterable[bytes], fault: str) -> None:
+        async for line in lines:
+            with suppress(ValidationError):
+                message = jsonrpc_message_adapter.validate_json(line, by_name=False)
+                if isinstance(message, JSONRPCRequest):
+                    await self._refuse(message.id, fault)
+
+    async def _refuse(self, request_id: RequestId, fault: str) -> None:
+        error = ErrorData(code=CONNECTION_CLOSED, message=fault)
+        await self._send(JSONRPCError(jsonrpc="2.0", id=request_id, error=error))
 
     async def _pump(self, lines: AsyncIterable[bytes]) -> None:
         async with httpx2.AsyncClient(
@@ -179,6 +196,7 @@ class Bridge:
         raise ServerAwayError
 
     async def _send(self, message: JSONRPCMessage) -> None:
+        self._answered = True
         await self._write(message.model_dump_json(by_alias=True, exclude_unset=True).encode())
 
     def _metadata(self, message: JSONRPCMessage) -> ClientMessageMetadata | None:
@@ -207,6 +225,8 @@ class Bridge:
                 f"the server at {self._url} does not go by the name {self._url.host}: use a name it was started with, "
                 f"or start it with --allowed-host {self._url.host}."
             )
+        elif status == 404 and self._url.path != MCP_PATH and not self._answered:
+            self.fault = f"there is no MCP server at {self._url}: its address ends in {MCP_PATH}."
         elif status == 404 and MCP_SESSION_ID in response.request.headers:
             self.fault = f"the server at {self._url} has forgotten this session: start the client anew."
         else:

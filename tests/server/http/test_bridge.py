@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 
 import anyio
 import pytest
@@ -15,6 +16,7 @@ from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.client.streamable_http import DEFAULT_MAX_SSE_EVENT_SIZE
 from mcp.server.mcpserver import Context
+from mcp.shared.exceptions import MCPError
 from mechinterp_runner.schemas.errors import RequestError
 from mechinterp_runner.server.http.bridge import endpoint
 
@@ -247,6 +249,23 @@ def test_a_server_that_is_away_is_told_of_with_what_to_do(live, pipe):
     assert said.count("\n") == 1
     assert f"no server answers at {live.url}" in said
     assert "mechinterp-runner serve --transport http" in said
+
+
+def test_a_client_hears_from_the_bridge_itself_why_there_is_no_server(live, mode):
+    live.stop()
+
+    async def use(_client):
+        pytest.fail("there is no server to connect to")
+
+    with pytest.raises((ExceptionGroup, MCPError)) as caught:
+        through(live.url, mode, use)
+    assert f"no server answers at {live.url}" in "".join(traceback.format_exception(caught.value))
+
+
+def test_an_address_without_a_server_behind_it_is_told_of(live, pipe):
+    status, answers, said = pipe(live.url.removesuffix("/mcp") + "/wrong").end()
+    assert (status, answers) == (1, [])
+    assert "its address ends in /mcp" in said
 
 
 def test_a_host_that_the_server_does_not_go_by_is_told_of(live, pipe):
