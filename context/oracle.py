@@ -66,7 +66,8 @@ class NetworkOracle:
         keep = "float64" if compute.dtype == "float64" else "float32"
         self.cache = PooledCache(params.hidden_dim, cache_bytes, keep)
         self._model: SplatGPT | None = None
-        self._lock = threading.RLock()
+        self._turn = threading.RLock()  # the network's: held as long as it computes
+        self._lock = threading.Lock()  # the cache's: whoever only looks does not wait for the network
         self._seconds, self._passes = 0.0, 0
 
     def seconds_per_pass(self) -> float | None:
@@ -79,7 +80,7 @@ class NetworkOracle:
         Raises:
             BundleError: the weights do not fit the sizes in the manifest; the offending key is named.
         """
-        with self._lock:
+        with self._turn:
             if self._model is None:
                 self._model = _load_model(self._bundle, self._params, self._compute)
             return self._model
@@ -99,12 +100,13 @@ class NetworkOracle:
         if not len(sets):
             return self.cache.vectors(np.empty(0, dtype=np.intp))
         keys, first, inverse = np.unique(sets.keys(), return_index=True, return_inverse=True)
-        with self._lock:
-            positions = self.cache.positions(keys.tolist())
-            missing = np.flatnonzero(positions < 0)
-            known = np.flatnonzero(positions >= 0)
-            vectors = np.empty((len(keys), self._params.hidden_dim), self.cache.vectors(positions[:0]).dtype)
-            vectors[known] = self.cache.vectors(positions[known])
+        with self._turn:
+            with self._lock:
+                positions = self.cache.positions(keys.tolist())
+                missing = np.flatnonzero(positions < 0)
+                known = np.flatnonzero(positions >= 0)
+                vectors = np.empty((len(keys), self._params.hidden_dim), self.cache.vectors(positions[:0]).dtype)
+                vectors[known] = self.cache.vectors(positions[known])
             if job is not None:
                 job.count_passes(0, len(sets) - len(missing))
             self._fill(vectors, sets.take(first[missing]), missing, keys[missing].tolist(), job)
@@ -127,7 +129,8 @@ class NetworkOracle:
                 if job is not None:
                     job.count_passes(len(batch), 0)
                 vectors[where[batch]] = result
-                self.cache.add([keys[index] for index in batch.tolist()], result)
+                with self._lock:
+                    self.cache.add([keys[index] for index in batch.tolist()], result)
                 done += len(batch)
         if job is not None and done:
             job.progress(done, done, "forward passes")

@@ -119,12 +119,16 @@ class Executor:
         kept = self._stored_answer(resolved, digest_of(resolved, ctx, find(spec.type)), fresh=False)
         return None if kept is None else view(self._answer_from(kept, spec, resolved), spec.outputs)
 
+    def check(self, spec: ExperimentSpec, ctx: Context) -> tuple[ExperimentSpec, Plan]:
+        """Raise what running the spec would raise before it starts; returns it resolved, and its plan."""
+        resolved = _resolve(spec, ctx)
+        self.store.check_id(resolved)
+        return resolved, find(spec.type).plan(resolved, ctx)
+
     def plan(self, spec: ExperimentSpec, ctx: Context) -> DryRun:
         """Find out what running the spec would do; raises what running it would raise before it starts."""
         experiment = find(spec.type)
-        resolved = _resolve(spec, ctx)
-        self.store.check_id(resolved)
-        plan = experiment.plan(resolved, ctx)
+        resolved, plan = self.check(spec, ctx)
         each = ctx.measure_pass() if plan.forward_passes else 0.0
         kept = self.store.by_digest(digest_of(resolved, ctx, experiment))
         seconds = None if each is None else each * plan.forward_passes

@@ -205,9 +205,12 @@ class Runs:
         self._end(run, result, error, "refused", question)
 
     def _answer_early(self, run: Run, question: str | None) -> None:
-        """Answer from the store a run that would have to wait for its slot."""
+        """Answer a run that would have to wait for its slot, when it is stored already or wrong."""
         try:
-            kept = self.executor.stored(run.spec, self.contexts.get(run.spec.model_type))
+            context = self.contexts.get(run.spec.model_type)
+            kept = self.executor.stored(run.spec, context)
+            if kept is None:
+                self.executor.check(run.spec, context)
         except BaseException as error:  # noqa: BLE001 - the request is wrong: it need not wait to hear it
             kept, fault = None, error
         else:

@@ -1,6 +1,7 @@
 """The intervention oracle makes each pass once, counts what it saved, and does not care for order."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -207,3 +208,23 @@ def test_sizes_that_no_network_can_have_are_refused(small_bundle, reseal, sets):
     reseal(small_bundle, model=params | {"num_heads": 3})
     with pytest.raises(BundleError, match=r"bundle\.json: model: hidden_dim 8 is not a multiple of num_heads 3"):
         oracle_of(small_bundle).pooled(sets)
+
+
+def test_who_asks_what_is_missing_does_not_wait_for_the_network(small_bundle, sets):
+    oracle, inside, go_on, asked = oracle_of(small_bundle), threading.Event(), threading.Event(), []
+
+    def hold(_done, _total, _message):
+        inside.set()
+        assert go_on.wait(20)
+
+    computing = threading.Thread(target=oracle.pooled, args=(sets, Job(on_progress=hold)))
+    asking = threading.Thread(target=lambda: asked.append(len(oracle.missing(sets))))
+    computing.start()
+    try:
+        assert inside.wait(20)
+        asking.start()
+        asking.join(20)
+        assert asked == [len(distinct(sets))]
+    finally:
+        go_on.set()
+        computing.join(20)
