@@ -89,6 +89,8 @@ class App:
             return ended
         finally:
             run.leave(keep=keep)
+            if run.stopping and run.state == "queued":
+                self.runs.cancel(run)  # it leaves the queue at once
 
     async def _wait(self, run: Run, seconds: float, report: Reporter) -> bool:
         until = anyio.current_time() + seconds

@@ -189,6 +189,7 @@ def _import_all() -> None:
         import_module(name)
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def serve(

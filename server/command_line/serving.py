@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,7 @@ def add_token_flag(parser: argparse.ArgumentParser | argparse._ArgumentGroup) ->
 
 def serve(given: argparse.Namespace) -> int:
     """Serve MCP over stdin and stdout, or over HTTP."""
+    gc.disable()  # while it imports, everything stays; the server turns it on again when it is up
     from ..mcp_server import serve as serve_stdio  # noqa: PLC0415 - these take time that --help need not
     from ..tools.toolsets import Selection  # noqa: PLC0415
     from ..work.runs import Limits  # noqa: PLC0415

@@ -280,3 +280,22 @@ def test_a_new_result_is_announced_to_clients_of_both_eras(app, era):
 
     anyio.run(main)
     assert any("Resource" in name and "Changed" in name for name in heard), heard
+
+
+def test_a_queued_run_that_nobody_waits_for_leaves_the_queue_at_once(app, era, toy):
+    async def use(client):
+        blocker = await call(client, TOOL, **WAITING, **AT_ONCE)
+        assert await anyio.to_thread.run_sync(toy.started.wait, 10)
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.call_tool, TOOL, QUESTION | {"rungs": [3]})
+            with anyio.fail_after(10):
+                while len(app.runs.in_flight()) < 2:
+                    await anyio.sleep(0.01)
+            group.cancel_scope.cancel()
+        with anyio.fail_after(10):
+            while len(app.runs.in_flight()) > 1:
+                await anyio.sleep(0.01)
+        await call(client, "cancel_run", run_id=blocker["run_id"])
+
+    serve(app, era, use)
+    assert toy.runs == 1
