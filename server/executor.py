@@ -97,7 +97,7 @@ class Executor:
         digest = digest_of(resolved, ctx, experiment)
         kept = self._stored_answer(resolved, digest, fresh=fresh)
         if kept is not None:
-            result = self._answer_from(kept, spec, resolved)
+            result = self._answer_from(kept, spec)
         else:
             self.store.check_id(resolved)
             self.store.check_writable()
@@ -115,9 +115,44 @@ class Executor:
 
     def stored(self, spec: ExperimentSpec, ctx: Context) -> ExperimentResult | None:
         """The stored answer to a spec, exactly as `execute` would give it; None when it would have to be run."""
+        found = self.look_up(spec, ctx)
+        return None if found is None else self.answer_from(found, spec)
+
+    def look_up(self, spec: ExperimentSpec, ctx: Context) -> Entry | None:
+        """The entry of the stored answer to a spec; writes nothing."""
         resolved = _resolve(spec, ctx)
-        kept = self._stored_answer(resolved, digest_of(resolved, ctx, find(spec.type)), fresh=False)
-        return None if kept is None else view(self._answer_from(kept, spec, resolved), spec.outputs)
+        return self._stored_answer(resolved, digest_of(resolved, ctx, find(spec.type)), fresh=False)
+
+    def answer_from(self, entry: Entry, spec: ExperimentSpec) -> ExperimentResult:
+        """The answer to a spec from the entry of its stored answer."""
+        return view(self._answer_from(entry, spec), spec.outputs)
+
+    def alias(self, kept: ExperimentResult, spec: ExperimentSpec) -> ExperimentResult:
+        """Store a stored result under the id of a spec too, with the words of that spec.
+
+        Raises:
+            IdTakenError: the id has a result already.
+            StoreError: the folder of runs cannot be used.
+        """
+        words = {name: getattr(spec, name) for name in _WORDS}
+        passed = spec.model_dump(mode="json", exclude_unset=True)
+        provenance = kept.provenance.model_copy(
+            update={**words, "spec_passed": passed, "started_at": datetime.now(UTC)},
+        )
+        alias = kept.model_copy(
+            update={
+                "spec_id": spec.id,
+                "provenance": provenance,
+                "cached": True,
+                "cached_from": kept.cached_from or kept.spec_id,
+            }
+        )
+        self.store.publish(spec.model_copy(update={"model_type": kept.provenance.bundle}), alias)
+        return alias
+
+    def accept(self, spec: ExperimentSpec, ctx: Context) -> None:
+        """Raise what can be found wrong with a spec at once: its bundle, its feature, its id."""
+        self.store.check_id(_resolve(spec, ctx))
 
     def check(self, spec: ExperimentSpec, ctx: Context) -> tuple[ExperimentSpec, Plan]:
         """Raise what running the spec would raise before it starts; returns it resolved, and its plan."""
@@ -158,20 +193,13 @@ class Executor:
                 f"id {spec.id!r} has the answer of another version, bundle content, precision or device. {advice}"
             )
 
-    def _answer_from(self, entry: Entry, spec: ExperimentSpec, resolved: ExperimentSpec) -> ExperimentResult:
+    def _answer_from(self, entry: Entry, spec: ExperimentSpec) -> ExperimentResult:
         kept = self.store.load(entry)
         origin = kept.cached_from or kept.spec_id
         answer = kept.model_copy(update={"cached": True, "cached_from": origin})
         if entry.spec_id == spec.id or not has_own_record(spec):
             return answer
-        words = {name: getattr(spec, name) for name in _WORDS}
-        passed = spec.model_dump(mode="json", exclude_unset=True)
-        provenance = kept.provenance.model_copy(
-            update={**words, "spec_passed": passed, "started_at": datetime.now(UTC)},
-        )
-        alias = answer.model_copy(update={"spec_id": spec.id, "provenance": provenance})
-        self.store.publish(resolved, alias)
-        return alias
+        return self.alias(kept, spec)
 
 
 @cache
@@ -258,8 +286,6 @@ def _run(
     for note in spec.dataset_slice.notes:
         job.warn(note)
     try:
-        if job.on_progress is not None and needs_model(spec, experiment):
-            job.expected_passes = experiment.plan(spec, ctx).forward_passes
         findings = experiment.run(spec, ctx, job)
     except Cancelled:
         fault, status = job.cancelled_because, "cancelled"

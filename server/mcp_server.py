@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gc
+import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -19,6 +21,7 @@ from mcp.server.caching import CacheableMethod, CacheHint
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver.tools import ToolManager
 from mcp.shared.exceptions import MCPError
+from mcp.shared.subscriptions import ResourcesListChanged
 from mcp.types import INVALID_PARAMS, CallToolResult, GetPromptResult, Icon, InputRequiredResult, Resource, TextContent
 from mcp.types import Tool as ListedTool
 from pydantic import AnyUrl
@@ -43,6 +46,7 @@ INSTRUCTIONS = (
     "with a run_id: get_run waits for it and shows the rest of a result. How to work: resource mechinterp://skill."
 )
 _WARM_AFTER = 0.3
+_log = logging.getLogger(__name__)
 _FIXED: tuple[CacheableMethod, ...] = ("tools/list", "prompts/list", "resources/templates/list")
 """Lists that stay as they are while the server runs: clients may keep them."""
 _HEAVY = ("torch", "scipy.sparse", "scipy.special")
@@ -85,9 +89,12 @@ class Server(MCPServer[App]):
         if not self._filled:
             await to_thread.run_sync(self.fill)
 
-    def _tool_input_schema(self, name: str) -> dict[str, Any] | None:
-        self.fill()
-        return super()._tool_input_schema(name)
+    async def announce(self, stored: asyncio.Event) -> None:
+        """Tell clients of the 2026 protocol that listen of every new result, for as long as the server runs."""
+        while True:
+            await stored.wait()
+            stored.clear()
+            await self._subscriptions.publish(ResourcesListChanged())
 
     async def list_tools(self) -> list[ListedTool]:
         """The tools."""
@@ -150,11 +157,21 @@ def make_server(app: App, *, warm: bool = False, selection: Selection | None = N
 
     @asynccontextmanager
     async def lifespan(_server: MCPServer[App]) -> AsyncGenerator[App]:
-        async with app.serving(), anyio.create_task_group() as group:
-            if warm:
-                group.start_soon(_warm_up, server)
-            yield app
-            group.cancel_scope.cancel()
+        stored, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def listener() -> None:
+            loop.call_soon_threadsafe(stored.set)
+
+        app.listeners.add(listener)
+        try:
+            async with app.serving(), anyio.create_task_group() as group:
+                group.start_soon(server.announce, stored)
+                if warm:
+                    group.start_soon(_warm_up, server)
+                yield app
+                group.cancel_scope.cancel()
+        finally:
+            app.listeners.discard(listener)
 
     server = Server(app, chosen, lifespan)
     register(server, app)
@@ -175,8 +192,11 @@ async def _warm_up(server: Server) -> None:
     and must have ended before the interpreter does.
     """
     await anyio.sleep(_WARM_AFTER)
-    await to_thread.run_sync(server.fill)
-    await to_thread.run_sync(_import_all)
+    try:
+        await to_thread.run_sync(server.fill)
+        await to_thread.run_sync(_import_all)
+    except Exception:  # noqa: BLE001 - whoever needs what cannot be imported is told; the others are served
+        _log.exception("what experiments need could not be imported")
 
 
 def _import_all() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import secrets
+import shutil
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +15,8 @@ from pathlib import Path
 from ...schemas.errors import StoreError
 
 TEMPORARY = ".tmp-"
+_LEFTOVER_SECONDS = 3600
+_NETWORK = ("nfs", "cifs", "smb", "sshfs", "lustre", "gpfs", "beegfs", "ceph", "afs", "9p", "gluster")
 _REMEDIES = {
     errno.ENOSPC: "Free some space there, or name another folder with --home.",
     errno.EDQUOT: "Free some of your quota, or name another folder with --home.",
@@ -20,6 +25,20 @@ _REMEDIES = {
     errno.EPERM: "Its file system refuses this (hard links are needed): name another folder with --home.",
     errno.EOPNOTSUPP: "Its file system has no hard links: name another folder with --home.",
 }
+_log = logging.getLogger(__name__)
+
+
+def on_network(folder: Path, mounts: Path = Path("/proc/mounts")) -> bool:
+    """Whether the folder is on a network file system, as far as the system tells."""
+    if not mounts.is_file():
+        return False
+    found, kind = "", ""
+    resolved = folder.resolve()
+    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+        parts = line.split()
+        if len(parts) > 2 and resolved.is_relative_to(parts[1]) and len(parts[1]) >= len(found):
+            found, kind = parts[1], parts[2]
+    return any(name in kind for name in _NETWORK)
 
 
 def store_error(action: str, path: Path, error: OSError) -> StoreError:
@@ -41,8 +60,13 @@ def make_folder(folder: Path) -> None:
         raise store_error("create the folder", folder, error) from error
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, proven: Path | None = None) -> None:
     """Create the folder if need be and prove that a file can be published in it, by publishing one.
+
+    Args:
+        folder: where a file is to be published.
+        proven: a folder that was just proven so. One of the same file system to which the system grants access is
+            believed without a file of its own, which would change its time, and the index list it anew.
 
     Raises:
         StoreError: it cannot be written.
@@ -50,11 +74,19 @@ def check_writable(folder: Path) -> None:
     make_folder(folder)
     name = folder / f"{TEMPORARY}{secrets.token_hex(8)}-probe"
     try:
+        if proven is not None and _is_as_writable(folder, proven):
+            return
         with temporary(folder, b"probe", sync=False) as written:
             os.link(written, name)
         name.unlink()
     except OSError as error:
         raise store_error("write in the folder", folder, error) from error
+
+
+def _is_as_writable(folder: Path, proven: Path) -> bool:
+    if os.name != "posix" or folder.stat().st_dev != proven.stat().st_dev:
+        return False  # elsewhere access to a folder says nothing of the files in it
+    return os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 @contextmanager
@@ -134,3 +166,18 @@ def read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise store_error("read", path, error) from error
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Delete the temporary files and folders that no writer can still be at work on; says how many."""
+    old, count = time.time() - _LEFTOVER_SECONDS, 0
+    for path in folder.glob(f"{TEMPORARY}*"):
+        try:
+            if path.stat().st_mtime < old:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                count += 1
+        except FileNotFoundError:
+            continue  # its writer was at work after all
+        except OSError as error:
+            _log.warning("what an interrupted writer left stays: %s", error)
+    return count

@@ -10,20 +10,24 @@ import hashlib
 import socket
 import sqlite3
 import tempfile
+import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TypeVar
 
 from platformdirs import user_cache_path
 
 from ...schemas.errors import StoreError
+from . import files
+
+Answer = TypeVar("Answer")
 
 _VERSION = 2
 _BUSY_SECONDS = 30.0
 _RACY_NS = 2_000_000_000
-_NETWORK = ("nfs", "cifs", "smb", "sshfs", "lustre", "gpfs", "beegfs", "ceph", "afs", "9p", "gluster")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,76 +94,72 @@ def index_path(runs: Path) -> Path:
     return runs / f"index-{host}.sqlite"
 
 
-def on_network(folder: Path, mounts: Path = Path("/proc/mounts")) -> bool:
-    """Whether the folder is on a network file system, as far as the system tells."""
-    if not mounts.is_file():
-        return False
-    found, kind = "", ""
-    resolved = folder.resolve()
-    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
-        parts = line.split()
-        if len(parts) > 2 and resolved.is_relative_to(parts[1]) and len(parts[1]) >= len(found):
-            found, kind = parts[1], parts[2]
-    return any(name in kind for name in _NETWORK)
+class IndexUnusableError(StoreError):
+    """The index cannot be used now; the files of the store may well be."""
 
 
 class Index:
-    """The index of one folder of runs; every call opens it anew, so that threads and forks may share the object."""
+    """The index of one folder of runs; every use opens it anew, so that threads and forks may share the object."""
 
     def __init__(self, runs: Path) -> None:
         key = hashlib.sha256(f"{socket.gethostname()}:{runs.resolve()}".encode()).hexdigest()[:24]
         elsewhere = (user_cache_path("mechinterp-runner", appauthor=False), Path(tempfile.gettempdir()))
         self._places = [folder / f"mechinterp-index-{key}.sqlite" for folder in elsewhere]
-        if not on_network(runs):
+        if not files.on_network(runs):
             self._places.insert(0, index_path(runs))
         self._chosen: Path | None = None
+        self._guard = threading.RLock()
+        self._mended = 0
 
     @property
     def path(self) -> Path:
         """The file of the index."""
-        if self._chosen is None:
-            self._chosen = next((place for place in self._places if _usable(place)), None)
-        if self._chosen is None:
-            tried = ", ".join(str(place) for place in self._places)
-            raise StoreError(f"no folder can hold the index of results; tried {tried}. Make one of them writable.")
-        return self._chosen
+        with self._guard:
+            if self._chosen is None:
+                self._chosen = next((place for place in self._places if _usable(place)), None)
+            if self._chosen is None:
+                tried = ", ".join(str(place) for place in self._places)
+                raise IndexUnusableError(
+                    f"no folder can hold the index of results; tried {tried}. Make one of them writable."
+                )
+            return self._chosen
 
-    @contextmanager
-    def connect(self, *, write: bool = False) -> Generator[sqlite3.Connection]:
-        """Open the index; ``write`` begins a transaction that other processes on this host wait for."""
-        with closing(self.open()) as connection:
-            if not write:
-                yield connection
+    def use(self, work: Callable[[sqlite3.Connection], Answer]) -> Answer:
+        """Open the index and do ``work`` with it; once more when the index proved unusable and could be mended.
+
+        Raises:
+            IndexUnusableError: it is locked, or no place can be used.
+        """
+        anew = False
+        while True:
+            seen = self._mended
+            try:
+                with closing(_prepare(self.path)) as connection:
+                    return work(connection)
+            except sqlite3.DatabaseError as error:
+                broken = not isinstance(error, sqlite3.OperationalError)
+                if broken and anew:
+                    raise IndexUnusableError(f"the index of results {self.path} cannot be used: {error}.") from error
+                anew = anew or broken
+                self._mend(error, seen)
+
+    def _mend(self, error: sqlite3.DatabaseError, seen: int) -> None:
+        """Make the index usable again, unless another thread has mended it since it was ``seen``."""
+        with self._guard:
+            if seen != self._mended:
                 return
-            with writing(connection):
-                yield connection
+            if isinstance(error, sqlite3.OperationalError):
+                self._retreat(error)
+            else:
+                self.drop()  # it is derived data: a broken or foreign file is made anew and filled from the results
+            self._mended += 1
 
-    def open(self) -> sqlite3.Connection:
-        """Open the index, elsewhere if its place has become unusable.
-
-        Raises:
-            StoreError: no place can be used.
-        """
-        try:
-            return _prepare(self.path)
-        except sqlite3.OperationalError as error:
-            self.retreat(error)
-            return self.open()
-        except sqlite3.DatabaseError:
-            # It is derived data: a broken or foreign file is made anew and filled from the results.
-            self.drop()
-            return _prepare(self.path)
-
-    def retreat(self, error: sqlite3.OperationalError) -> None:
-        """Give up the present place, whose disk is full or can no longer be written, for the next one.
-
-        Raises:
-            StoreError: the index is only locked, or there is no other place.
-        """
+    def _retreat(self, error: sqlite3.OperationalError) -> None:
+        """Give up the present place, whose disk is full or can no longer be written, for the next one."""
         failed = self.path
         others = [place for place in self._places if place != failed]
         if "locked" in str(error) or not others:
-            raise StoreError(f"the index of results {failed} cannot be used: {error}. Try again.") from error
+            raise IndexUnusableError(f"the index of results {failed} cannot be used: {error}. Try again.") from error
         self._places, self._chosen = others, None
 
     def drop(self) -> None:
@@ -184,6 +184,7 @@ def _usable(place: Path) -> bool:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with closing(_prepare(place)) as connection:
+            connection.execute("PRAGMA busy_timeout = 0")  # who finds it locked need not wait to know it for usable
             connection.execute("BEGIN IMMEDIATE")
             connection.rollback()
     except sqlite3.OperationalError as error:
@@ -243,9 +244,9 @@ def file_names(connection: sqlite3.Connection) -> set[str]:
     return {row[0] for row in connection.execute("SELECT file FROM results")}
 
 
-def forget(connection: sqlite3.Connection, files: Sequence[str]) -> None:
+def forget(connection: sqlite3.Connection, names: Sequence[str]) -> None:
     """Drop the entries of result files that are gone."""
-    connection.executemany("DELETE FROM results WHERE file = ?", [(file,) for file in files])
+    connection.executemany("DELETE FROM results WHERE file = ?", [(name,) for name in names])
 
 
 def clear(connection: sqlite3.Connection) -> None:

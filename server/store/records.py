@@ -8,10 +8,15 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ...schemas.errors import RequestError, StoreError
-from ...schemas.result import ExperimentResult, Provenance
+from ...schemas.result import ExperimentResult, Outcome, Provenance
 from ...schemas.spec import ExperimentSpec, parse_spec_json
 from . import files
 from .index import Entry
+
+INTERRUPTED = (
+    "interrupted: the process that ran it ended before the run did. "
+    "Ask again, under a new id if you gave one, to run it."
+)
 
 
 def same_question(first: ExperimentSpec, second: ExperimentSpec) -> bool:
@@ -20,14 +25,13 @@ def same_question(first: ExperimentSpec, second: ExperimentSpec) -> bool:
     return first.scientific_fields() == second.scientific_fields() and len(models) < 2
 
 
-def interrupted(spec: ExperimentSpec) -> ExperimentResult:
-    """The result of a run whose process ended before it could."""
-    fault = "interrupted: the process that ran it ended before the run did"
+def unfinished(spec: ExperimentSpec, status: Outcome, message: str) -> ExperimentResult:
+    """The record of a run that ended without a result of its own, and why; it has no tables."""
     return ExperimentResult(
         spec_id=spec.id,
         feature_id=spec.feature_id,
         experiment_type=spec.type,
-        headline=f"{spec.type} of feature {spec.feature_id} did not finish: {fault}. Ask again to run it.",
+        headline=f"{spec.type} of feature {spec.feature_id} did not finish: {message}",
         provenance=Provenance(
             spec_resolved=spec.model_dump(mode="json"),
             bundle=spec.model_type or "",
@@ -38,8 +42,8 @@ def interrupted(spec: ExperimentSpec) -> ExperimentResult:
             description=spec.description,
         ),
         success=False,
-        status="interrupted",
-        error_message=fault,
+        status=status,
+        error_message=message,
         duration_seconds=0.0,
     )
 

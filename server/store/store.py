@@ -19,12 +19,12 @@ from pathlib import Path
 
 from ...schemas.errors import IdTakenError, RequestError, StoreError, nearest
 from ...schemas.manifest import is_name
-from ...schemas.result import ExperimentResult
+from ...schemas.result import ExperimentResult, Outcome
 from ...schemas.spec import ExperimentSpec, parse_spec_json
 from . import files, index
 from .index import Entry, Index, Query
 from .journal import Journal
-from .records import entry_of, interrupted, read_result, read_spec, same_question
+from .records import INTERRUPTED, entry_of, read_result, read_spec, same_question, unfinished
 
 _LEFTOVER_SECONDS = 3600
 _LATEST = 5
@@ -124,6 +124,10 @@ class Store:
             _log.warning("the index %s could not take %s up: %s", self.index.path, path.name, error)
         return path
 
+    def publish_unfinished(self, spec: ExperimentSpec, status: Outcome, message: str) -> Path:
+        """Store a run that ended without a result of its own, as a record with no tables; errors as for `publish`."""
+        return self.publish(spec, unfinished(spec, status, message))
+
     def _publish(self, spec: ExperimentSpec, result: ExperimentResult) -> None:
         name = spec.file_name()
         new_spec = files.publish(self.specs / name, spec.model_dump_json(indent=1).encode())
@@ -158,7 +162,7 @@ class Store:
             _log.warning("the record of the interrupted run %s cannot be read and was dropped", spec_id)
             return
         if not (self.results / spec.file_name()).exists():
-            self.publish(spec, interrupted(spec))
+            self.publish_unfinished(spec, "interrupted", INTERRUPTED)
 
     # -- reading ----------------------------------------------------------------------------------------------------
 

@@ -19,11 +19,11 @@ from ..work.batch import BatchView, batch_view, read_specs
 from ..work.run import Run
 from ..work.showing import elsewhere_answer, ended_answer, unended_answer
 from . import schema as tool_schema
-from .schema import ReadOptions, RunOptions
+from .schema import RunOptions
 from .served import Client, ServedTool, make_tool
 
 _RUN_NAMES = {"spec_id": "run_id", "id": "run_id"}
-_STOP_SECONDS = 10.0
+_STOP_SECONDS, _LOOK_SECONDS = 10.0, 0.5
 
 
 def experiment_tool(app: App, experiment: Experiment) -> ServedTool:
@@ -52,19 +52,16 @@ def run_tools(app: App) -> list[ServedTool]:
 
 async def run(app: App, spec: ExperimentSpec, options: RunOptions, client: Client) -> BaseModel | Sent:
     """Run a spec, or get its stored answer; what takes longer than the caller waits goes on."""
-    begun = await app.read(lambda: app.runs.submit(spec, fresh=options.fresh))
-    if not await app.wait(begun, options.wait_s, client.report_progress):
-        return unended_answer(app.runs, begun)
-    sent = await app.read(lambda: Sent.of(ended_answer(app.store, begun, options.cut())))
-    if not begun.ended.result().cached:
-        await _announce(client)
+    async with app.asked(lambda: [app.runs.submit(spec, fresh=options.fresh)]) as [begun]:
+        if not await app.wait(begun, options.wait_s, client.report_progress):
+            await app.read(lambda: app.runs.keep(begun))
+            if not begun.ended.done():
+                return unended_answer(app.runs, begun)
+        sent = await app.read(lambda: Sent.of(ended_answer(app.store, begun, options.cut())))
+    if not begun.outcome().cached:
+        # Clients of the 2026 protocol hear of it from the server; those before it, on their own session.
+        await client.session.send_resource_list_changed()
     return sent
-
-
-async def _announce(client: Client) -> None:
-    """Tell clients of both eras of the protocol that there is a new result among the resources."""
-    await client.notify_resources_changed()
-    await client.session.send_resource_list_changed()
 
 
 def _run_spec(app: App) -> ServedTool:
@@ -86,11 +83,12 @@ def _run_spec(app: App) -> ServedTool:
 
 
 def _run_batch(app: App) -> ServedTool:
-    async def handler(arguments: dict[str, Any], client: Client) -> BaseModel | Sent:
+    async def handler(arguments: dict[str, Any], client: Client) -> BaseModel:
         given = tool_schema.validated(BatchArguments, arguments)
-        specs = await app.read(lambda: read_specs(given.specs, given.path, app.home.root))
-        runs = await app.read(lambda: [_begin(app, spec, fresh=given.fresh) for spec in specs])
-        await _wait_for_all(app, runs, given.wait_s, client)
+        specs = await app.study(lambda: _checked(app, given))
+        async with app.asked(lambda: app.runs.submit_all(specs, fresh=given.fresh)) as runs:
+            await _wait_for_all(app, runs, given.wait_s, client)
+            await app.read(lambda: [app.runs.keep(run) for run in runs])
         return batch_view(runs)
 
     return make_tool(
@@ -105,15 +103,16 @@ def _run_batch(app: App) -> ServedTool:
     )
 
 
-def _begin(app: App, spec: ExperimentSpec, *, fresh: bool) -> Run:
-    begun = app.runs.submit(spec, fresh=fresh)
-    app.runs.keep(begun)
-    return begun
+def _checked(app: App, given: BatchArguments) -> list[ExperimentSpec]:
+    def accept(spec: ExperimentSpec) -> None:
+        app.executor.accept(spec, app.contexts.get(spec.model_type))
+
+    return read_specs(given.specs, given.path, app.home.root, accept)
 
 
 async def _wait_for_all(app: App, runs: Sequence[Run], seconds: float, client: Client) -> None:
     """Wait for all runs and report how many have ended."""
-    until, sent = anyio.current_time() + seconds, -1
+    until, sent = anyio.current_time() + seconds, 0
     for waited in runs:
         while not waited.ended.done() and (left := until - anyio.current_time()) > 0:
             await app.wait(waited, min(left, 1.0), _silent)
@@ -132,12 +131,11 @@ def _get_run(app: App) -> ServedTool:
         given = tool_schema.validated(GetArguments, arguments)
         found = app.runs.find(given.run_id)
         if found is None:
-            return await app.read(lambda: _from_store(app, given))
-        if not await app.wait(found, given.wait_s, client.report_progress):
-            return unended_answer(app.runs, found)
-        if (error := found.ended.exception()) is not None:
-            raise error
-        return await app.read(lambda: Sent.of(queries.get_run(app.store, given)))
+            return await _get_other(app, given)
+        async with app.asked(lambda: [found] if found.watch() else []):
+            if not await app.wait(found, given.wait_s, client.report_progress):
+                return unended_answer(app.runs, found)
+        return await app.read(lambda: Sent.of(_get_ended(app, found, given)))
 
     return make_tool(
         "get_run",
@@ -152,27 +150,47 @@ def _get_run(app: App) -> ServedTool:
     )
 
 
-def _from_store(app: App, given: GetArguments) -> Answer:
-    noted = app.store.journal.elsewhere(given.run_id)
-    if noted is None or app.store.find(given.run_id) is not None:
-        return queries.get_run(app.store, given)
-    return elsewhere_answer(parse_spec_json(noted, given.run_id))
+def _get_ended(app: App, run: Run, given: GetArguments) -> Answer:
+    """The stored result of a run that has ended, under whichever id it is stored."""
+    if run.ended.exception() is None:
+        return queries.get_run(app.store, given.model_copy(update={"run_id": run.outcome().spec_id}))
+    if app.store.find(run.id) is None:
+        run.outcome()
+    return queries.get_run(app.store, given)
+
+
+async def _get_other(app: App, given: GetArguments) -> BaseModel | Sent:
+    """A run that is not this server's: stored, or another process's that shares the folder of runs."""
+    until = anyio.current_time() + given.wait_s
+    while (noted := await app.read(lambda: _noted_elsewhere(app, given.run_id))) is not None:
+        left = until - anyio.current_time()
+        if left <= 0:
+            return elsewhere_answer(noted)
+        await anyio.sleep(min(left, _LOOK_SECONDS))
+    return await app.read(lambda: Sent.of(queries.get_run(app.store, given)))
+
+
+def _noted_elsewhere(app: App, run_id: str) -> ExperimentSpec | None:
+    noted = app.store.journal.elsewhere(run_id)
+    if noted is None or app.store.find(run_id) is not None:
+        return None
+    return parse_spec_json(noted, run_id)
 
 
 def _cancel_run(app: App) -> ServedTool:
-    async def handler(arguments: dict[str, Any], _client: Client) -> BaseModel:
+    async def handler(arguments: dict[str, Any], _client: Client) -> BaseModel | Sent:
         given = tool_schema.validated(CancelArguments, arguments)
-        found = app.runs.find(given.run_id)
+        found, read = app.runs.find(given.run_id), GetArguments(run_id=given.run_id, max_rows=5)
+        if found is None and await app.read(lambda: _noted_elsewhere(app, given.run_id)) is not None:
+            raise RequestError(f"run {given.run_id!r} goes on in another process: cancel it there. Nothing changed.")
         if found is None or found.ended.done():
-            stored = await app.read(lambda: queries.get_run(app.store, GetArguments(run_id=given.run_id, max_rows=1)))
+            stored = await app.read(lambda: _get_ended(app, found, read) if found else queries.get_run(app.store, read))
             return stored.model_copy(update={"hints": ["It had ended before: nothing was cancelled.", *stored.hints]})
-        app.runs.cancel(found, "cancelled")
-        await app.wait(found, _STOP_SECONDS, _silent)
-        if not found.ended.done():
+        await app.read(lambda: app.runs.cancel(found))
+        await app.read(lambda: app.runs.keep(found))
+        if not await app.wait(found, _STOP_SECONDS, _silent):
             return unended_answer(app.runs, found)
-        if isinstance(error := found.ended.exception(), RequestError):
-            return unended_answer(app.runs, found).model_copy(update={"headline": str(error)})
-        return await app.read(lambda: ended_answer(app.store, found, ReadOptions(max_rows=5).cut()))
+        return await app.read(lambda: Sent.of(_get_ended(app, found, read)))
 
     return make_tool(
         "cancel_run",

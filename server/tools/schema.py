@@ -214,6 +214,8 @@ def _decoded(value: Any, schema: Schema, where: str) -> Any:  # noqa: ANN401
         except (ValueError, RecursionError) as error:
             got = value[:80]
             raise RequestError(f"{where}: expected a JSON {kind}; got {got!r}. Nothing was run.") from error
+    if kind == "array" and isinstance(value, list) and schema.get("items", {}).get("type") == "object":
+        return [_decoded(item, schema["items"], f"{where}.{at}") for at, item in enumerate(cast("list[Any]", value))]
     if kind == "object" and "properties" in schema:
         if value is not None and not isinstance(value, dict):
             raise RequestError(f"{where}: expected a JSON object; got {value!r}. Nothing was run.")

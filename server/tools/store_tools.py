@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from ...schemas.spec import parse_spec
 from .. import queries
-from ..answers import RunList
+from ..answers import RunList, Sent
 from ..app import App
 from ..queries import (
     ContextArguments,
@@ -44,6 +44,7 @@ def store_tools(app: App) -> list[ServedTool]:
             description="Dry run: check a spec and say what it would run, with how many forward passes; runs nothing.",
             models=(ValidateArguments, DryRunView),
             read=lambda given: _dry_run(app, given),
+            slow=True,
         ),
         _reader(
             app,
@@ -60,6 +61,7 @@ def store_tools(app: App) -> list[ServedTool]:
             description="What experiments run on: bundles, sizes, abilities with their rungs, device, planted rules.",
             models=(ContextArguments, ContextView),
             read=lambda given: queries.describe_context(app.contexts, given),
+            slow=True,
         ),
     ]
 
@@ -86,13 +88,18 @@ def _reader(
     description: str,
     models: tuple[type[BaseModel], type[BaseModel]],
     read: Callable[[Any], BaseModel],
+    slow: bool = False,
 ) -> ServedTool:
-    """A tool that only reads: its arguments' model and its answer's, and a function from one to the other."""
+    """A tool that only reads: its arguments' model and its answer's, and a function from one to the other.
+
+    What is ``slow`` may open a bundle or plan a run: it must not hold up those that read a file.
+    """
+    work = app.study if slow else app.read
     takes, gives = models
 
-    async def handler(arguments: dict[str, Any], _client: Client) -> BaseModel:
+    async def handler(arguments: dict[str, Any], _client: Client) -> BaseModel | Sent:
         given = tool_schema.validated(takes, arguments)
-        return await app.read(lambda: read(given))
+        return await work(lambda: Sent.of(read(given)))
 
     schema = tool_schema.schema_of(takes)
     return make_tool(name, handler, title=title, description=description, schema=schema, output=gives, reads_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,13 +38,16 @@ class BatchView(Record):
     hints: list[str] = Field(default_factory=list)
 
 
-def read_specs(given: Sequence[dict[str, Any]] | None, path: str | None, home: Path) -> list[ExperimentSpec]:
+def read_specs(
+    given: Sequence[dict[str, Any]] | None, path: str | None, home: Path, accept: Callable[[ExperimentSpec], None]
+) -> list[ExperimentSpec]:
     """The typed specs of a batch.
 
     Args:
         given: specs as plain values; or None.
         path: a JSONL file inside the home folder, relative to it or absolute; or None.
         home: the home folder.
+        accept: raises what is wrong with a spec beyond its form.
 
     Raises:
         RequestError: neither or both were given, the file is not there or not inside the home, there are too many
@@ -61,6 +64,7 @@ def read_specs(given: Sequence[dict[str, Any]] | None, path: str | None, home: P
     for at, item in items:
         try:
             specs.append(_spec(item))
+            accept(specs[-1])
         except RequestError as error:
             wrong.append(f"{'spec' if path is None else 'line'} {at}: {error}")
     if wrong:
@@ -86,10 +90,14 @@ def _spec(item: object) -> ExperimentSpec:
 
 def _inside(path: str, home: Path) -> Path:
     root = home.resolve()
-    found = (root / path).resolve()
+    try:
+        found = (root / path).resolve()
+        there = found.is_file()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise RequestError(f"path {path[:80]!r} is no path: {error}. Nothing was run.") from error
     if not found.is_relative_to(root):
         raise RequestError(f"path {path!r} is outside the home folder {root}: only files in it are read.")
-    if not found.is_file():
+    if not there:
         raise RequestError(f"path {path!r}: there is no file {found}. Nothing was run.")
     if found.stat().st_size > _MAX_BYTES:
         raise RequestError(f"path {path!r} is larger than {_MAX_BYTES:,} bytes: send it in parts. Nothing was run.")
@@ -101,7 +109,7 @@ def _lines(path: Path) -> Iterable[tuple[int, str]]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"path {path}: it cannot be read as text: {error}. Nothing was run.") from error
-    return ((at, line) for at, line in enumerate(text.splitlines(), 1) if line.strip())
+    return ((at, line) for at, line in enumerate(text.split("\n"), 1) if line.strip())
 
 
 def batch_view(runs: Sequence[Run]) -> BatchView:
@@ -117,13 +125,13 @@ def batch_view(runs: Sequence[Run]) -> BatchView:
 
 
 def _row(run: Run) -> BatchRow:
-    spec = run.spec
-    if not run.ended.done():
-        return BatchRow(run_id=run.id, type=spec.type, feature_id=spec.feature_id, status=run.state)
+    spec, state = run.spec, run.state
+    if state != "ended":
+        return BatchRow(run_id=run.id, type=spec.type, feature_id=spec.feature_id, status=state)
     error = run.ended.exception()
     if error is not None:
         return BatchRow(
-            run_id=run.id, type=spec.type, feature_id=spec.feature_id, status="refused", headline=str(error)[:200]
+            run_id=run.id, type=spec.type, feature_id=spec.feature_id, status="failed", headline=str(error)[:200]
         )
     result = run.ended.result()
     return BatchRow(

@@ -15,22 +15,20 @@ def ended_answer(store: Store, run: Run, cut: Cut) -> Answer:
     Raises:
         MechinterpError: the run ended in this error instead of a result.
     """
-    result = run.ended.result()
+    result = run.outcome()
     own = result.spec_id == run.id  # else it came from the store, under the id it was first run with
     return answer(result, store.results / run.spec.file_name() if own else store.path(result.spec_id), cut)
 
 
 def unended_answer(runs: Runs, run: Run) -> Answer:
-    """The answer of a run that waits, goes on or was stopped before it began."""
-    spec, progress, behind = run.spec, run.progress, runs.behind(run)
-    if run.state == "ended":
-        status, how = "cancelled", "cancelled before it began"
-    elif run.stopping:
-        status, how = "running", "stopping at its next batch"
-    elif progress is None:
-        status, how = "queued", f"queued behind {behind}"
+    """The answer of a run that waits or goes on."""
+    spec, progress, behind, state = run.spec, run.progress, runs.behind(run), run.state
+    if run.stopping:
+        how = "stopping at its next batch"
+    elif state == "queued":
+        how = f"queued behind {behind}"
     else:
-        status, how = "running", f"running: {progress}"
+        how = f"running: {progress}" if progress else "running"
     hint = f'get_run(run_id="{run.id}", wait_s=45) waits for it; cancel_run(run_id="{run.id}") stops it.'
     return Answer(
         headline=f"{spec.type} of feature {spec.feature_id} {how}",
@@ -38,9 +36,9 @@ def unended_answer(runs: Runs, run: Run) -> Answer:
         spec_id=run.id,
         experiment_type=spec.type,
         feature_id=spec.feature_id,
-        status=status,
+        status="queued" if state == "queued" else "running",
         progress=progress_view(run, behind),
-        hints=[hint] if run.state != "ended" else [],
+        hints=[hint],
     )
 
 

@@ -111,7 +111,7 @@ def test_queued_runs_say_how_many_are_before_them(app, era, toy):
         assert "in_flight" not in await call(client, "list_results", feature_id=8)
         never = await call(client, "cancel_run", run_id=second["run_id"])
         assert never["status"] == "cancelled"
-        assert "before it began" in never["headline"]
+        assert "before it began" in never["error_message"]
         await call(client, "cancel_run", run_id=first["run_id"])
         assert (await until_ended(client, third["run_id"]))["status"] == "done"
 
@@ -136,8 +136,13 @@ def test_a_shared_run_goes_on_when_one_of_its_clients_cancels(app, era, toy):
         async with anyio.create_task_group() as group:
             group.start_soon(_swallow_nothing, two, WAITING | {"options": {"wait_s": 30}})
             assert await anyio.to_thread.run_sync(toy.started.wait, 10)
-            with anyio.move_on_after(0.3):
-                await one.call_tool(TOOL, WAITING)
+            with anyio.move_on_after(20) as scope:
+                async with anyio.create_task_group() as second:
+                    second.start_soon(one.call_tool, TOOL, WAITING)
+                    while not app.runs.tally.shared:
+                        await anyio.sleep(0.01)
+                    second.cancel_scope.cancel()
+            assert not scope.cancelled_caught
             assert [run.stopping for run in app.runs.in_flight()] == [False]
             await call(one, "cancel_run", run_id=app.runs.in_flight()[0].id)
 
@@ -162,12 +167,73 @@ def test_cancelling_what_has_ended_changes_nothing_and_says_so(app, era):
 def test_a_run_refused_after_its_handle_was_given_says_so_when_asked(app, era):
     async def use(client):
         blocker = await call(client, TOOL, **WAITING, **AT_ONCE)
-        asked = await client.call_tool(TOOL, QUESTION | {"mode": "refuse"} | AT_ONCE)
-        handle = asked.structured_content["run_id"]
+        asked = await call(client, TOOL, **QUESTION, mode="refuse", **AT_ONCE)
         await call(client, "cancel_run", run_id=blocker["run_id"])
-        told = await client.call_tool("get_run", {"run_id": handle, "wait_s": 10})
-        assert told.is_error
-        assert "unknown family 'special_charge_up'" in told.content[0].text
+        told = await until_ended(client, asked["run_id"])
+        assert told["status"] == "failed"
+        assert "unknown family 'special_charge_up'" in told["error_message"]
+
+    serve(app, era, use)
+
+
+def test_a_handle_given_for_a_question_whose_answer_is_stored_leads_to_it(app, era, toy):
+    async def use(client):
+        first = await call(client, TOOL, **QUESTION)
+        for _ in range(5):
+            again = await call(client, TOOL, **QUESTION, **AT_ONCE)
+            assert again["status"] in {"queued", "running", "done"}
+            assert (await until_ended(client, again["run_id"]))["headline"] == first["headline"]
+        spec = {"type": TOOL, "feature_id": 7, "variables": {"family": "special_charge_up"}}
+        batch = await call(client, "run_batch", specs=[spec])
+        assert (await until_ended(client, batch["runs"][0]["run_id"]))["status"] == "done"
+        over = await call(client, "cancel_run", run_id=batch["runs"][0]["run_id"])
+        assert "It had ended before" in over["hints"][0]
+
+    serve(app, era, use)
+    assert toy.runs == 1
+
+
+def test_a_cancelled_batch_call_stops_its_runs(app, era, toy):
+    specs = [{"type": TOOL, "feature_id": f, "variables": {"family": "x", "mode": "wait"}} for f in (1, 2, 3)]
+
+    async def use(client):
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.call_tool, "run_batch", {"specs": specs, "wait_s": 100})
+            assert await anyio.to_thread.run_sync(toy.started.wait, 10)
+            group.cancel_scope.cancel()
+        with anyio.fail_after(10):
+            while app.runs.in_flight():
+                await anyio.sleep(0.01)
+
+    serve(app, era, use)
+    assert toy.runs == 1
+
+
+def test_a_batch_with_a_wrong_feature_or_bundle_is_refused_whole(app, era, toy):
+    good = {"type": TOOL, "feature_id": 1, "variables": {"family": "x"}}
+
+    async def use(client):
+        for bad, message in (({"feature_id": 1000}, "out of range"), ({"model_type": "nope"}, "unknown bundle 'nope'")):
+            refused = await client.call_tool("run_batch", {"specs": [good, good | bad]})
+            assert refused.is_error
+            assert "1 of 2 specs are wrong, and none was run:\nspec 2: " in refused.content[0].text
+            assert message in refused.content[0].text
+        as_text = await call(client, "run_batch", specs=[json.dumps(good)], wait_s=20)
+        assert as_text["runs"][0]["status"] == "done"
+
+    serve(app, era, use)
+    assert toy.runs == 1
+
+
+def test_waiting_for_a_run_often_leaves_nothing_behind(app, era, toy):
+    async def use(client):
+        begun = await call(client, TOOL, **WAITING, **AT_ONCE)
+        for _ in range(30):
+            await call(client, "get_run", run_id=begun["run_id"], wait_s=0.001)
+        run = app.runs.find(begun["run_id"])
+        assert len(run.ended._done_callbacks) <= 2
+        assert run._watchers == 0
+        await call(client, "cancel_run", run_id=begun["run_id"])
 
     serve(app, era, use)
 
@@ -235,6 +301,8 @@ def test_a_batch_is_read_from_a_file_inside_the_home_and_nowhere_else(app, era, 
             str(tmp_path / "outside.jsonl"): ("outside the home folder",),
             "link.jsonl": ("outside the home folder",),
             "nothing.jsonl": ("there is no file",),
+            "a\0b": ("is no path",),
+            "x" * 5000: ("is no path",),
         }
         for path, parts in wrong.items():
             refused = await client.call_tool("run_batch", {"path": path})
@@ -252,7 +320,7 @@ def test_a_full_queue_refuses_a_call_and_names_the_limit(toy, home, contexts):
         await call(client, TOOL, **QUESTION, rungs=[3], **AT_ONCE)
         refused = await client.call_tool(TOOL, QUESTION | {"rungs": [6]})
         assert refused.is_error
-        assert "the queue is full: 1 runs wait" in refused.content[0].text
+        assert "the queue is full: 1 runs wait and 1 may" in refused.content[0].text
 
     serve(app, "auto", use)
 
@@ -267,7 +335,8 @@ def test_a_new_result_is_announced_to_clients_of_both_eras(app, era):
         async with Client(make_server(app), mode=era, message_handler=on_message) as client:
             if era == "auto":
                 async with client.listen(resources_list_changed=True) as events:
-                    await call(client, TOOL, **QUESTION)
+                    begun = await call(client, TOOL, **QUESTION, **AT_ONCE)
+                    await until_ended(client, begun["run_id"])
                     with anyio.fail_after(10):
                         async for event in events:
                             heard.append(type(event).__name__)

@@ -7,9 +7,8 @@ from concurrent.futures import wait
 
 import pytest
 from mechinterp_runner.schemas.errors import RequestError, StoreError
-from mechinterp_runner.server.executor import Executor
-from mechinterp_runner.server.store.store import Store
-from mechinterp_runner.server.work.runs import Limits, NotStartedError, Runs
+from mechinterp_runner.server.work.run import NotStartedError
+from mechinterp_runner.server.work.runs import Limits, Runs
 
 
 @pytest.fixture
@@ -23,6 +22,7 @@ def make_runs(executor, contexts):
     yield make
     for runs in made:
         runs.close()
+        runs.executor.store.journal.close()
 
 
 @pytest.fixture
@@ -116,33 +116,34 @@ def test_a_cancelled_run_is_stored_as_cancelled_with_its_finished_tables(runs, b
     assert len(stored.tables["rung_deltas"].rows) == 2
 
 
-def test_a_run_cancelled_while_it_waits_never_starts_and_is_not_stored(runs, make_spec, busy, store, toy):
-    waiting = runs.submit(make_spec(rungs=[3]))
-    runs.keep(waiting)
-    runs.cancel(waiting)
-    with pytest.raises(NotStartedError, match="nothing was run or stored"):
-        ended(waiting)
+def test_a_run_cancelled_while_it_waits_never_starts_and_its_handle_still_says_so(runs, make_spec, busy, store, toy):
+    unknown, promised = runs.submit(make_spec(rungs=[3])), runs.submit(make_spec(rungs=[6]))
+    runs.keep(promised)
+    for run in (unknown, promised):
+        runs.cancel(run)
+        with pytest.raises(NotStartedError, match="was cancelled before it began"):
+            ended(run)
     runs.cancel(busy)
     ended(busy)
     assert toy.runs == 1
-    assert store.find(waiting.id) is None
-    assert runs.find(waiting.id) is waiting, "its handle still says what became of it"
+    assert store.find(unknown.id) is None, "nobody has its handle"
+    kept = store.result(promised.id)
+    assert (kept.status, kept.tables) == ("cancelled", {})
 
 
-def test_a_run_goes_on_as_long_as_somebody_waits_for_it(busy, runs):
-    busy.watch()
-    busy.watch()
-    busy.leave(keep=False)
+def test_a_run_goes_on_as_long_as_somebody_waits_for_it(busy, runs, make_spec):
+    assert runs.submit(make_spec(mode="wait")) is busy
+    runs.leave(busy)
     assert not busy.stopping
-    busy.leave(keep=False)
+    runs.leave(busy)
     assert busy.stopping
     [result] = ended(busy)
     assert "has gone" in result.error_message
 
 
 def test_a_run_whose_handle_was_given_away_goes_on_without_anybody_waiting(busy, runs):
-    busy.watch()
-    busy.leave(keep=True)
+    runs.keep(busy)
+    runs.leave(busy)
     assert not busy.stopping
     runs.cancel(busy)
 
@@ -152,7 +153,7 @@ def test_a_full_queue_refuses_and_says_so(make_runs, make_spec, toy):
     first = runs.submit(make_spec(mode="wait"))
     assert toy.started.wait(10)
     waiting = runs.submit(make_spec(rungs=[3]))
-    with pytest.raises(RequestError, match=r"the queue is full: 1 runs wait.*Nothing was run"):
+    with pytest.raises(RequestError, match=r"the queue is full: 1 runs wait and 1 may.*Nothing was run"):
         runs.submit(make_spec(rungs=[6]))
     runs.cancel(first)
     ended(waiting)
@@ -181,16 +182,21 @@ def test_progress_counts_the_passes_that_were_planned(busy):
     assert progress.seconds_left == pytest.approx(progress.seconds / 7 * 993)
 
 
-def test_closing_stops_what_goes_on_and_stores_it(make_runs, make_spec, toy, store):
+def test_closing_stops_what_goes_on_and_stores_it_and_what_was_promised(make_runs, make_spec, toy, store):
     runs = make_runs()
-    going, waiting = runs.submit(make_spec(mode="wait")), runs.submit(make_spec(rungs=[3]))
+    going, waiting, promised = (
+        runs.submit(make_spec(**of)) for of in ({"mode": "wait"}, {"rungs": [3]}, {"rungs": [6]})
+    )
+    runs.keep(promised)
     assert toy.started.wait(10)
     runs.close()
     assert store.result(going.id).error_message == "cancelled: the server was stopped"
     assert isinstance(waiting.ended.exception(), NotStartedError)
+    assert "the server was stopped" in store.result(promised.id).error_message
     with pytest.raises(RequestError, match="the server is stopping"):
         runs.submit(make_spec(rungs=[6]))
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("model_", "data_"))]
+    names = ("model_", "data_", "lookups_", "plans_")
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(names)]
 
 
 def test_only_so_many_ended_runs_are_kept(make_runs, make_spec):
@@ -216,15 +222,113 @@ def test_a_handle_is_given_away_only_when_it_is_on_disk(make_runs, make_spec, to
     runs = make_runs()
     blocker = runs.submit(make_spec(mode="wait"))
     assert toy.started.wait(10)
-    other = Runs(Executor(Store(home.root / "file")), runs.contexts)
-    (home.root / "file").write_text("")
-    other_first = other.submit(make_spec(rungs=[3]))
-    with pytest.raises(StoreError):
-        ended(other_first)
     waiting = runs.submit(make_spec(rungs=[3]))
     runs.keep(waiting)
     assert [path.stem for path in sorted((home.runs / "running").glob("*/*.json"))] == sorted([blocker.id, waiting.id])
     runs.cancel(blocker)
     ended(blocker, waiting)
+    runs.close()
     assert list((home.runs / "running").glob("*/*.json")) == []
-    other.close()
+
+
+def test_a_handle_that_cannot_be_noted_is_not_given_away(make_runs, make_spec, toy, monkeypatch):
+    runs = make_runs()
+    blocker = runs.submit(make_spec(mode="wait"))
+    assert toy.started.wait(10)
+    waiting = runs.submit(make_spec(rungs=[3]))
+
+    def full(_spec):
+        raise StoreError("no space left")
+
+    monkeypatch.setattr(runs.executor.store.journal, "note", full)
+    with pytest.raises(StoreError):
+        runs.keep(waiting)
+    runs.leave(waiting)
+    assert waiting.ended.done(), "nobody waits for it and nobody has its handle"
+    runs.cancel(blocker)
+
+
+def test_the_handle_of_a_stored_answer_is_good_for_ever(make_runs, make_spec, store):
+    runs = make_runs()
+    ended(runs.submit(make_spec(id="first")))
+    early, late = runs.submit(make_spec()), runs.submit(make_spec())
+    runs.keep(early)
+    ended(early, late)
+    runs.keep(late)
+    runs.close()
+    for run in (early, late):
+        assert store.result(run.id).cached_from == "first"
+
+
+def test_a_refused_run_whose_handle_was_given_away_is_stored_with_the_reason(make_runs, make_spec, toy, store):
+    runs = make_runs()
+    blocker = runs.submit(make_spec(mode="wait"))
+    assert toy.started.wait(10)
+    wrong = runs.submit(make_spec(mode="refuse"))
+    runs.keep(wrong)
+    runs.cancel(blocker)
+    with pytest.raises(RequestError, match="unknown family"):
+        ended(wrong)
+    runs.close()
+    kept = store.result(wrong.id)
+    assert kept.status == "failed"
+    assert "unknown family" in kept.error_message
+
+
+def test_a_follower_neither_displaces_its_leader_nor_takes_a_worker(make_runs, make_spec, toy):
+    runs = make_runs(data_workers=2)
+    leader = runs.submit(make_spec(mode="wait", method="observational"))
+    assert toy.started.wait(10)
+    followers = [runs.submit(make_spec(mode="wait", method="observational", id=f"f{at}")) for at in range(3)]
+    assert runs.submit(make_spec(mode="wait", method="observational")) is leader
+    [other] = ended(runs.submit(make_spec(method="observational")))
+    assert other.success, "a worker was free"
+    runs.cancel(followers[0])
+    assert not leader.stopping
+    for run in (*followers, leader):
+        runs.cancel(run)
+
+
+def test_all_specs_of_a_list_are_entered_or_none(make_runs, make_spec, toy):
+    runs = make_runs(queue=2)
+    blocker = runs.submit(make_spec(mode="wait"))
+    assert toy.started.wait(10)
+    with pytest.raises(RequestError, match="the queue is full: 0 runs wait and 2 may"):
+        runs.submit_all([make_spec(rungs=[rung]) for rung in (3, 6, 12)])
+    with pytest.raises(RequestError, match="id 'mine' is that of a run in flight"):
+        runs.submit_all([make_spec(rungs=[3], id="mine"), make_spec(rungs=[6], id="mine")])
+    assert runs.in_flight() == [blocker]
+    runs.cancel(blocker)
+
+
+def test_a_stored_answer_is_given_however_full_the_queue_is(make_runs, make_spec, toy):
+    runs = make_runs(queue=1)
+    ended(runs.submit(make_spec(id="first")))
+    blocker = runs.submit(make_spec(mode="wait"))
+    assert toy.started.wait(10)
+    runs.submit(make_spec(rungs=[3]))
+    [again] = ended(runs.submit(make_spec()))
+    assert again.cached_from == "first"
+    runs.cancel(blocker)
+
+
+def test_only_one_may_end_a_run(busy, runs, make_spec):
+    waiting = runs.submit(make_spec(rungs=[3]))
+    takers = [threading.Thread(target=runs.cancel, args=(waiting,)) for _ in range(8)]
+    for taker in takers:
+        taker.start()
+    for taker in takers:
+        taker.join()
+    assert runs.tally.ended["family_1d_sweep", "cancelled"] == 1
+    runs.cancel(busy)
+
+
+def test_everybody_who_asks_for_a_failed_run_gets_an_error_of_their_own(runs, make_spec):
+    run = runs.submit(make_spec(mode="refuse"))
+    wait([run.ended], timeout=20)
+    caught = []
+    for _ in range(2):
+        with pytest.raises(RequestError, match="unknown family") as error:
+            run.outcome()
+        caught.append(error.value)
+    assert caught[0] is not caught[1]
