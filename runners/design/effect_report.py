@@ -54,8 +54,8 @@ def nothing_text(table: EffectTable, subject: str, feature: int, min_effect: flo
             f"do (p = {p:.2f})"
         )
     return (
-        f"nothing above {min_effect:.2f} found: {subject} moves feature {feature} by {effect} at the strongest; an effect of "
-        f"{table.detectable(min_effect):.2f} would have been"
+        f"nothing above {min_effect:.2f} found: {subject} moves feature {feature} by {effect} at the strongest; an "
+        f"effect of {table.detectable(min_effect):.2f} would have been"
     )
 
 

@@ -261,7 +261,7 @@ def expected(
     Where the first pass is cached they are known. Else units that builds hold often stand for them: a pair costs the
     more, the more contexts hold one of the two.
     """
-    if units.choose is None or not grid.missing(ctx):
+    if units.choose is None or grid.is_cached(ctx):
         known = np.zeros(0) if units.choose is None else responses(grid, feature, ctx, Meter(Job(), len(grid)))
         return units.taken(known, ctx), ()
     n, held = units.choose, levels_of(natural.present, ctx.vocabulary).astype(np.bool_).mean(axis=0)

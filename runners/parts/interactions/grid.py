@@ -45,9 +45,9 @@ class Grid(Generic[T]):
             part = slice(start, min(start + size, len(self.items)))
             yield part, concatenate([sets for item in self.items[part] for sets in self.build(item)])
 
-    def missing(self, ctx: Context) -> list[bytes]:
-        """Keys of the sets that need a forward pass; a key may come from several blocks."""
-        return [key for _, sets in self.blocks() for key in ctx.oracle.missing(sets).tolist()]
+    def is_cached(self, ctx: Context) -> bool:
+        """Whether no set needs a forward pass."""
+        return not any(len(ctx.oracle.missing(sets)) for _, sets in self.blocks())
 
     def pooled(self, ctx: Context, meter: Meter) -> Iterator[tuple[slice, Floats]]:
         """Pooled vectors [items, conditions, m, d] of one block after the other."""
@@ -96,5 +96,7 @@ class Meter:
 
 def count_passes(grids: Sequence[Grid[Any]], ctx: Context) -> tuple[int, int]:
     """Forward passes that the grids need, and those that deduplication and the cache save."""
-    missing = {key for grid in grids for key in grid.missing(ctx)}
-    return len(missing), sum(len(grid) for grid in grids) - len(missing)
+    # An array: millions of keys as Python objects would hold everything up, in every garbage collection anew.
+    keys = [ctx.oracle.missing(sets) for grid in grids for _, sets in grid.blocks()]
+    missing = len(np.unique(np.concatenate(keys))) if keys else 0
+    return missing, sum(len(grid) for grid in grids) - missing
