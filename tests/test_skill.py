@@ -62,7 +62,7 @@ def test_a_call_of_the_skill_gives_the_headline_shown_below_it(shown, at):
 def test_the_followups_it_speaks_of_are_there(shown):
     by_call = {(name, arguments): answer for (name, arguments, _), answer in zip(CALLS, shown[0], strict=True)}
     crab = by_call["weapon_sweep", '{"feature_id": 7}'].structured_content["followups"]
-    assert [item["spec"]["type"] for item in crab][0] == "kit_sweep"
+    assert crab[0]["spec"]["type"] == "kit_sweep"
     assert all(item["spec"]["parent_spec_id"] for item in crab)
 
 

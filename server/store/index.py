@@ -25,7 +25,7 @@ from . import files
 
 Answer = TypeVar("Answer")
 
-_VERSION = 2
+_VERSION = 3
 _BUSY_SECONDS = 30.0
 _RACY_NS = 2_000_000_000
 
@@ -83,6 +83,7 @@ _SCHEMA = (
     f"CREATE TABLE results ({', '.join(_COLUMNS)}, haystack, PRIMARY KEY (spec_id)) WITHOUT ROWID",
     "CREATE INDEX by_digest ON results (digest, success)",
     "CREATE INDEX by_time ON results (stored_at)",
+    "CREATE INDEX by_file ON results (file)",
     "CREATE TABLE folder (seen_ns INTEGER)",
     f"PRAGMA user_version = {_VERSION}",
 )
@@ -251,8 +252,9 @@ def forget(connection: sqlite3.Connection, names: Sequence[str]) -> None:
 
 def clear(connection: sqlite3.Connection) -> None:
     """Forget everything."""
-    connection.execute("DELETE FROM results")
-    connection.execute("DELETE FROM folder")
+    with writing(connection):
+        connection.execute("DELETE FROM results")
+        connection.execute("DELETE FROM folder")
 
 
 def is_current(connection: sqlite3.Connection, folder: Path) -> bool:

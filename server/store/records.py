@@ -13,10 +13,8 @@ from ...schemas.spec import ExperimentSpec, parse_spec_json
 from . import files
 from .index import Entry
 
-INTERRUPTED = (
-    "interrupted: the process that ran it ended before the run did. "
-    "Ask again, under a new id if you gave one, to run it."
-)
+INTERRUPTED = "interrupted: the process that ran it ended before the run did"
+ASK_AGAIN = ". Ask again, under a new id if you gave one, to run it."
 
 
 def same_question(first: ExperimentSpec, second: ExperimentSpec) -> bool:
@@ -27,11 +25,12 @@ def same_question(first: ExperimentSpec, second: ExperimentSpec) -> bool:
 
 def unfinished(spec: ExperimentSpec, status: Outcome, message: str) -> ExperimentResult:
     """The record of a run that ended without a result of its own, and why; it has no tables."""
+    advice = ASK_AGAIN if status == "interrupted" else ""
     return ExperimentResult(
         spec_id=spec.id,
         feature_id=spec.feature_id,
         experiment_type=spec.type,
-        headline=f"{spec.type} of feature {spec.feature_id} did not finish: {message}",
+        headline=f"{spec.type} of feature {spec.feature_id} did not finish: {message}{advice}",
         provenance=Provenance(
             spec_resolved=spec.model_dump(mode="json"),
             bundle=spec.model_type or "",

@@ -8,12 +8,12 @@ its file through the index, which is filled from what the files say.
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import Generator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,11 +22,10 @@ from ...schemas.manifest import is_name
 from ...schemas.result import ExperimentResult, Outcome
 from ...schemas.spec import ExperimentSpec, parse_spec_json
 from . import files, index
-from .index import Entry, Index, Query
+from .index import Answer, Entry, Index, IndexUnusableError, Query
 from .journal import Journal
 from .records import INTERRUPTED, entry_of, read_result, read_spec, same_question, unfinished
 
-_LEFTOVER_SECONDS = 3600
 _LATEST = 5
 _log = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ class Reindexed:
     Attributes:
         count: results the index now knows.
         unreadable: file name and reason of each result that could not be read; the files are left alone.
-        removed: temporary files of interrupted writers that were deleted.
+        removed: temporary files and folders of interrupted writers that were deleted.
     """
 
     count: int
@@ -64,6 +63,7 @@ class Store:
         self.journal = Journal(self.root / "running")
         self._loaded: OrderedDict[str, tuple[int, ExperimentResult]] = OrderedDict()
         self._guard = threading.Lock()
+        self._reading = threading.Lock()
         self._recovered = False
 
     @property
@@ -82,8 +82,10 @@ class Store:
         Raises:
             StoreError: it could not, and why.
         """
+        running = self.journal.root
+        files.check_writable(running)
         for folder in (self.specs, self.results):
-            files.check_writable(folder)
+            files.check_writable(folder, running)
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
@@ -105,30 +107,39 @@ class Store:
     def publish(self, spec: ExperimentSpec, result: ExperimentResult) -> Path:
         """Store a spec with its result and return the result's file; both are on disk when this returns.
 
+        The index is locked meanwhile, so that an id goes to one question only on this host. When it cannot be, the
+        files are stored all the same: they are the truth, and the index takes them up when it is next read.
+
         Raises:
             IdTakenError: the id was taken meanwhile.
             StoreError: the folder cannot be written; neither file was left in it.
         """
         for folder in (self.specs, self.results):
             files.make_folder(folder)
-        path = self.results / spec.file_name()
+        name, stored = spec.file_name(), False
+
+        def store(connection: sqlite3.Connection) -> None:
+            nonlocal stored
+            with index.writing(connection):
+                if not stored:
+                    self._publish(spec, result)
+                    stored = True
+                index.put(connection, entry_of(result, name))
+
         try:
-            with self.index.connect(write=True) as connection:
-                self.check_id(spec)
+            self.index.use(store)
+        except IndexUnusableError as error:
+            if not stored:
                 self._publish(spec, result)
-                index.put(connection, entry_of(result, path.name))
-        except sqlite3.OperationalError as error:
-            # The files are the truth: a result that is there is stored, and the index finds it when it can be written.
-            if not path.exists():
-                raise StoreError(f"the index of results {self.index.path} cannot be used: {error}.") from error
-            _log.warning("the index %s could not take %s up: %s", self.index.path, path.name, error)
-        return path
+            _log.warning("%s is stored, but the index has not taken it up yet: %s", name, error)
+        return self.results / name
 
     def publish_unfinished(self, spec: ExperimentSpec, status: Outcome, message: str) -> Path:
         """Store a run that ended without a result of its own, as a record with no tables; errors as for `publish`."""
         return self.publish(spec, unfinished(spec, status, message))
 
     def _publish(self, spec: ExperimentSpec, result: ExperimentResult) -> None:
+        self.check_id(spec)
         name = spec.file_name()
         new_spec = files.publish(self.specs / name, spec.model_dump_json(indent=1).encode())
         try:
@@ -155,22 +166,23 @@ class Store:
         return self.journal.recover(self._bury)
 
     def _bury(self, noted: bytes, spec_id: str) -> None:
-        """Store an interrupted run, unless its result was stored before its process died."""
+        """Store an interrupted run, unless its result was stored before its process died.
+
+        A note that is no spec, or whose id another question has taken since, is dropped with a warning.
+        """
         try:
             spec = parse_spec_json(noted, spec_id)
-        except RequestError:
-            _log.warning("the record of the interrupted run %s cannot be read and was dropped", spec_id)
-            return
-        if not (self.results / spec.file_name()).exists():
-            self.publish_unfinished(spec, "interrupted", INTERRUPTED)
+            if not (self.results / spec.file_name()).exists():
+                self.publish_unfinished(spec, "interrupted", INTERRUPTED)
+        except RequestError as error:
+            _log.warning("the note of the interrupted run %s was dropped: %s", spec_id, error)
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def find(self, spec_id: str) -> Entry | None:
         """The entry of an id, or None."""
         self._check_name(spec_id)
-        with self._current() as connection:
-            return index.get(connection, spec_id)
+        return self._ask(lambda connection: index.get(connection, spec_id))
 
     def entry(self, spec_id: str) -> Entry:
         """The entry of an id.
@@ -190,8 +202,7 @@ class Store:
         total, latest = self.search(Query(limit=_LATEST))
         if not total:
             return RequestError(f"unknown run id {spec_id!r}: no result is stored in {self.results} yet.")
-        with self.index.connect() as connection:
-            near = nearest(spec_id, index.ids(connection))
+        near = nearest(spec_id, self.index.use(index.ids))
         guess = f": did you mean {near!r}?" if near else "."
         lines = "\n".join(f"  {entry.spec_id}: {entry.headline[:90]}" for entry in latest)
         return RequestError(
@@ -234,69 +245,58 @@ class Store:
 
     def by_digest(self, digest: str) -> Entry | None:
         """The successful result of the same question, or None."""
-        with self._current() as connection:
-            return index.by_digest(connection, digest)
+        return self._ask(lambda connection: index.by_digest(connection, digest))
 
     def search(self, query: Query) -> tuple[int, list[Entry]]:
         """How many results match, and the page asked for, newest first."""
-        with self._current() as connection:
-            return index.search(connection, query)
+        return self._ask(lambda connection: index.search(connection, query))
 
     # -- the index --------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _current(self) -> Generator[sqlite3.Connection]:
-        """Open the index after reading into it what others have stored since it was last read."""
+    def _ask(self, question: Callable[[sqlite3.Connection], Answer]) -> Answer:
+        """Ask the index after reading into it what others have stored since it was last read."""
         if not self._recovered:
             self._recovered = True
             self.recover()
-        with closing(self._up_to_date()) as connection:
-            yield connection
 
-    def _up_to_date(self) -> sqlite3.Connection:
-        connection = self.index.open()
-        try:
+        def ask(connection: sqlite3.Connection) -> Answer:
             if not index.is_current(connection, self.results):
-                self._read_folder(connection)
-        except sqlite3.OperationalError as error:
-            connection.close()
-            self.index.retreat(error)
-            return self._up_to_date()
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+                with self._reading:  # what one thread reads, others need not
+                    self._read_folder(connection)
+            return question(connection)
+
+        return self.index.use(ask)
 
     def _read_folder(self, connection: sqlite3.Connection) -> None:
         stamp = index.changed_ns(self.results)
-        there = {path.name for path in _json_files(self.results)}
-        known = index.file_names(connection)
+        there, known = _json_names(self.results), index.file_names(connection)
         gone, new = sorted(known - there), sorted(there - known - self._unreadable.keys())
         if not gone and not new and not index.can_be_trusted(stamp):
             return
+        # Reading takes seconds when much is new: before the transaction, which keeps others from storing.
+        entries = [entry for name in new if (entry := self._read_entry(name))]
         with index.writing(connection):
             index.forget(connection, gone)
-            for name in new:
-                self._read_file(connection, name)
+            for entry in entries:
+                self._take_up(connection, entry)
             if index.can_be_trusted(stamp):
                 index.mark_current(connection, stamp)
 
-    def _read_file(self, connection: sqlite3.Connection, name: str) -> None:
-        entry = self._read_entry(name)
-        twin = index.get(connection, entry.spec_id) if entry else None
-        if twin is not None and twin.file != name:
-            self._unreadable[name] = f"{self.results / name} has the id of {twin.file}; only that one is found."
-        elif entry is not None:
+    def _take_up(self, connection: sqlite3.Connection, entry: Entry) -> None:
+        twin = index.get(connection, entry.spec_id)
+        if twin is not None and twin.file != entry.file:
+            path = self.results / entry.file
+            self._unreadable[entry.file] = f"{path} has the id of {twin.file}; only that one is found."
+        else:
             index.put(connection, entry)
 
     def reindex(self) -> Reindexed:
         """Read every result anew; unreadable ones are reported and left alone."""
+        removed = self.journal.clear_leftovers()
+        removed += sum(files.remove_leftovers(folder) for folder in (self.specs, self.results))
         self._unreadable.clear()
-        with self.index.connect(write=True) as connection:
-            index.clear(connection)
-        with self._current() as connection:
-            count = len(index.ids(connection))
-        removed = sum(_remove_leftovers(folder) for folder in (self.specs, self.results))
+        self.index.use(index.clear)
+        count = len(self._ask(index.ids))
         return Reindexed(count, tuple(sorted(self._unreadable.items())), removed)
 
     def _read_entry(self, name: str) -> Entry | None:
@@ -314,16 +314,8 @@ class Store:
             )
 
 
-def _json_files(folder: Path) -> Sequence[Path]:
+def _json_names(folder: Path) -> set[str]:
     if not folder.is_dir():
-        return []
-    return [path for path in folder.iterdir() if path.suffix == ".json" and not path.name.startswith(".")]
-
-
-def _remove_leftovers(folder: Path) -> int:
-    """Delete temporary files no writer can still be at work on."""
-    old = time.time() - _LEFTOVER_SECONDS
-    found = [path for path in folder.glob(f"{files.TEMPORARY}*") if path.stat().st_mtime < old]
-    for path in found:
-        path.unlink(missing_ok=True)
-    return len(found)
+        return set()
+    with os.scandir(folder) as found:  # names alone: the folder is listed after every run
+        return {entry.name for entry in found if entry.name.endswith(".json") and not entry.name.startswith(".")}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -138,7 +140,64 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 def test_a_probe_leaves_nothing(store):
     store.check_writable()
-    assert list(store.specs.iterdir()) == list(store.results.iterdir()) == []
+    assert [path for folder in (store.specs, store.results, store.root / "running") for path in folder.iterdir()] == []
+
+
+def test_a_probe_leaves_the_index_current(put, store):
+    put("first")
+    os.utime(store.results, ns=(10**18, 10**18))
+    assert ids(store) == ["first"]
+    store.check_writable()
+    assert store.index.use(lambda connection: index.is_current(connection, store.results))
+
+
+@pytest.fixture
+def probed(monkeypatch):
+    """The folders in which a file was published."""
+    real, seen = os.link, set()
+    monkeypatch.setattr(files.os, "link", lambda source, target: (seen.add(Path(target).parent), real(source, target)))
+    return seen
+
+
+def test_one_probe_speaks_for_the_folders_of_its_file_system(store, probed):
+    store.check_writable()
+    assert probed == {store.root / "running"}
+
+
+def test_a_folder_of_another_file_system_is_probed_itself(store, probed):
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == store.root.parent.parent.stat().st_dev:
+        pytest.skip("there is no other file system here")
+    with tempfile.TemporaryDirectory(dir=memory) as far:
+        store.root.mkdir(parents=True)
+        store.results.symlink_to(far)
+        store.check_writable()
+    assert probed == {store.root / "running", store.results}
+
+
+_CHECK = """
+import sys
+from pathlib import Path
+from mechinterp_runner.schemas.errors import StoreError
+from mechinterp_runner.server.store.store import Store
+try:
+    Store(Path(sys.argv[1])).check_writable()
+except StoreError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("folder", ["specs", "results", "running"])
+def test_a_single_folder_that_cannot_be_written_is_found_before_a_run(store, folder):
+    bound = [] if os.geteuid() else ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    if bound and shutil.which("setpriv") is None:
+        pytest.skip("root heeds no file modes, and setpriv is not there to make it")
+    store.check_writable()
+    (store.root / folder).chmod(0o500)
+    command = [*bound, sys.executable, "-W", "error", "-c", _CHECK, str(store.root)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (store.root / folder).chmod(0o700)
+    assert f"cannot write in the folder {store.root / folder}: Permission denied" in said
 
 
 def test_results_put_there_by_others_are_found_and_removed_ones_forgotten(put, store, tmp_path):
@@ -164,8 +223,7 @@ def test_an_unchanged_folder_is_not_read_again(put, store, monkeypatch):
 def test_a_freshly_changed_folder_is_not_trusted(put, store):
     put("first")
     assert ids(store) == ["first"]
-    with store.index.connect() as connection:
-        assert not index.is_current(connection, store.results)
+    assert not store.index.use(lambda connection: index.is_current(connection, store.results))
 
 
 def test_reindex_lists_what_it_cannot_read_and_keeps_it(put, store):
@@ -188,14 +246,34 @@ def test_reindex_names_a_second_file_with_the_same_id(put, store):
     assert "has the id of first__f7" in dict(found.unreadable)["zz-copy.json"]
 
 
-def test_reindex_removes_old_temporary_files_only(store):
+def test_reindex_removes_old_temporary_files_and_folders_only(store):
     store.check_writable()
-    old, young = store.results / f"{files.TEMPORARY}old", store.results / f"{files.TEMPORARY}young"
-    for path in (old, young):
+    folders = (store.specs, store.results, store.root / "running")
+    old, young = ([folder / f"{files.TEMPORARY}{age}" for folder in folders] for age in ("old", "young"))
+    for path in (*old[:2], *young[:2]):
         path.write_text("")
-    os.utime(old, (0, 0))
-    assert store.reindex().removed == 1
-    assert young.exists()
+    for path in (old[2], young[2]):  # of a process that was killed while it made its folder
+        path.mkdir()
+        (path / "alive.lock").touch()
+    for path in old:
+        os.utime(path, (0, 0))
+    assert store.reindex().removed == 3
+    assert [path.exists() for path in (*old, *young)] == [False] * 3 + [True] * 3
+
+
+def test_a_run_that_ended_without_a_result_is_stored_with_the_reason(store, make_spec):
+    spec = make_spec(id="first", model_type="demo", rationale="why it was asked", parent_hypothesis="h1")
+    path = store.publish_unfinished(spec, "cancelled", "cancelled before it began")
+    result = store.result("first")
+    assert path == store.path("first")
+    assert (result.success, result.status, result.error_message) == (False, "cancelled", "cancelled before it began")
+    assert result.headline == "family_1d_sweep of feature 7 did not finish: cancelled before it began"
+    assert result.tables == {}
+    assert (result.provenance.bundle, result.provenance.rationale) == ("demo", "why it was asked")
+    assert ids(store, parent_hypothesis="h1", bundle="demo", success=False) == ["first"]
+    assert store.spec("first") == spec
+    with pytest.raises(IdTakenError, match="has a result already"):
+        store.publish_unfinished(spec, "failed", "again")
 
 
 def test_a_corrupt_result_is_an_error_that_names_the_file(put, store):
@@ -222,8 +300,7 @@ def test_an_index_of_another_version_is_made_anew(put, store):
     assert ids(store) == ["first"]
 
 
-def test_an_index_that_cannot_be_beside_the_results_goes_to_the_cache(put, store, monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_an_index_that_cannot_be_beside_the_results_goes_to_the_cache(put, store):
     put("first")
     beside = index.index_path(store.root)
     store.index.drop()
@@ -236,14 +313,13 @@ def test_an_index_that_cannot_be_beside_the_results_goes_to_the_cache(put, store
 def test_a_network_folder_is_recognised_by_its_mount(tmp_path):
     mounts = tmp_path / "mounts"
     mounts.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/x {tmp_path}/far nfs4 rw 0 0\n")
-    assert index.on_network(tmp_path / "far" / "runs", mounts)
-    assert not index.on_network(tmp_path / "near", mounts)
-    assert not index.on_network(tmp_path, tmp_path / "absent")
+    assert files.on_network(tmp_path / "far" / "runs", mounts)
+    assert not files.on_network(tmp_path / "near", mounts)
+    assert not files.on_network(tmp_path, tmp_path / "absent")
 
 
 def test_on_a_network_folder_the_index_lies_elsewhere(tmp_path, monkeypatch):
-    monkeypatch.setattr(index, "on_network", lambda _runs: True)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(files, "on_network", lambda _runs: True)
     assert not Index(tmp_path / "runs").path.is_relative_to(tmp_path / "runs")
 
 
