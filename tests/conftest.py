@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,14 @@ MAINS = ("comeback", "ninja_squid", "stealth_jump")
 KITS = (40, 50, 1111, 9999)
 N_BUILDS, HIDDEN, N_FEATURES = 100, 8, 12
 DEAD_FEATURE = 3
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
+    """What the tests and the processes they start keep in the user's cache folder goes with them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def small_vocabulary() -> dict[str, int]:

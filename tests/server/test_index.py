@@ -73,6 +73,22 @@ def test_an_index_that_stays_damaged_is_an_error_of_the_store(store):
         store.index.use(work)
 
 
+def test_a_run_whose_files_are_stored_when_the_index_breaks_is_stored_once(
+    store, executor, ctx, make_spec, monkeypatch
+):
+    executor.execute(make_spec(), ctx)
+    real, broken = index_module.put, [sqlite3.DatabaseError("database disk image is malformed")]
+
+    def put(connection, entry):
+        if broken:
+            raise broken.pop()
+        real(connection, entry)
+
+    monkeypatch.setattr(index_module, "put", put)
+    assert executor.execute(make_spec(id="mine", rungs=[6]), ctx).success
+    assert store.search(Query())[0] == 2
+
+
 def test_a_run_that_ends_while_the_index_is_locked_is_stored_and_found_later(
     store, executor, ctx, make_spec, toy, impatient, caplog
 ):
