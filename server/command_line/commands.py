@@ -170,7 +170,7 @@ def reindex(given: argparse.Namespace) -> int:
     found = store.reindex()
     print(f"{found.count} results in {store.results}; the index is {store.index.path}")
     if found.removed:
-        print(f"{found.removed} temporary files of interrupted writers removed")
+        print(f"{found.removed} temporary files and folders of interrupted writers removed")
     for name, reason in found.unreadable:
         print(f"unreadable: {name}: {reason}")
     return 0
