@@ -1,4 +1,4 @@
-"""Lists tools and pings at a steady rate and prints how long each answer took; a process of its own, and a lean one.
+"""Lists tools and pings: at a steady rate, to print how long each answer took, or as one client after the other.
 
 It measures the server, so it does next to nothing itself: a connection kept open, and an answer read but not parsed.
 A request is sent when it is due; one whose forerunner has not been answered by then is sent at once, so that a server
@@ -62,6 +62,13 @@ class Probe:
             self.headers |= {"mcp-session-id": session, "mcp-protocol-version": LEGACY}
         return response.status, answer
 
+    def leave(self) -> None:
+        """End the session, where there is one, and the connection."""
+        if self.era == LEGACY:
+            self.connection.request("DELETE", self.path, headers=self.headers)
+            assert self.connection.getresponse().read() is not None
+        self.connection.close()
+
 
 def watch(
     url: str, era: str, due: float, period: float, until: float, seconds: dict[str, list[float]], wrong: list[str]
@@ -80,7 +87,7 @@ def watch(
         wrong.append(f"{era}: {error!r}")
 
 
-def main(url: str, length: float, period: float, each_era: int) -> None:
+def measure(url: str, length: float, period: float, each_era: int) -> None:
     """Watch for so many seconds with as many clients of each era, and print what they saw."""
     seconds, wrong, begin = defaultdict[str, list[float]](list), list[str](), time.monotonic()
     eras = [*PING] * each_era
@@ -96,5 +103,18 @@ def main(url: str, length: float, period: float, each_era: int) -> None:
     print(json.dumps({"seconds": seconds, "wrong": wrong}))
 
 
+def visit(url: str, visits: int) -> None:
+    """Be one client after another, of each era in turn, that connects, pings, lists tools and leaves."""
+    for _ in range(visits):
+        for era, ping in PING.items():
+            probe = Probe(url, era)
+            probe.ask(ping)
+            probe.ask("tools/list")
+            probe.leave()
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))
+    if sys.argv[1] == "visit":
+        visit(sys.argv[2], int(sys.argv[3]))
+    else:
+        measure(sys.argv[2], float(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5]))

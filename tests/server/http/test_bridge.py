@@ -68,6 +68,7 @@ class Piped:
         )
         self._deadline = threading.Timer(60, self.process.kill)
         self._deadline.start()
+        self._others = {}
 
     def write(self, *messages):
         for message in messages:
@@ -79,9 +80,11 @@ class Piped:
         return json.loads(self.process.stdout.readline())
 
     def answer(self, number):
-        while (message := self.read()).get("id") != number:
-            pass
-        return message
+        """The answer of that id; others may come before it, and are kept."""
+        while number not in self._others:
+            message = self.read()
+            self._others[message.get("id")] = message
+        return self._others.pop(number)
 
     def call(self, era, number, arguments, tool=TOOL):
         """Call a tool, after the handshake where there is one."""
