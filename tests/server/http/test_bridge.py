@@ -302,16 +302,15 @@ _SERVE = """
 import sys, threading
 from pathlib import Path
 from mechinterp_runner.context.home import Home
+from mechinterp_runner.server.executor import Executor
 from mechinterp_runner.server.http import serve
 from mechinterp_runner.server.http.settings import HttpSettings
-from mechinterp_runner.server.work.runs import Runs
 
-def never(self, run):
-    run.begin()
+def never(self, spec, ctx, *, job, fresh):
     print("waiting", file=sys.stderr, flush=True)
     threading.Event().wait()
 
-Runs._execute = never
+Executor.execute = never
 serve.serve_http(Home.find(Path(sys.argv[1])), HttpSettings(port=0))
 """
 

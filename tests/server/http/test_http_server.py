@@ -322,18 +322,18 @@ import sys, time
 from pathlib import Path
 from mechinterp_runner.context.home import Home
 from mechinterp_runner.schemas.errors import RequestError
+from mechinterp_runner.server.executor import Executor
 from mechinterp_runner.server.http.serve import serve_http
 from mechinterp_runner.server.http.settings import HttpSettings
-from mechinterp_runner.server.work.runs import Runs
 
-def until_stopped(self, run):
-    run.begin()
+def until_stopped(self, spec, ctx, *, job, fresh):
     print("waiting", file=sys.stderr, flush=True)
-    run._stop.wait()
+    while not job.is_cancelled():
+        time.sleep(0.01)
     time.sleep(1.5)  # its last batch: longer than sse_starlette takes to see that a server it knows of ends
     raise RequestError("stopped in order")
 
-Runs._execute = until_stopped
+Executor.execute = until_stopped
 serve_http(Home.find(Path(sys.argv[1])), HttpSettings(port=0))
 """
 
