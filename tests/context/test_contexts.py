@@ -4,7 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from mechinterp_runner.context import contexts as module
+from mechinterp_runner.context import bundle as module
 from mechinterp_runner.context.contexts import Contexts, load_context
 from mechinterp_runner.context.device import Compute
 from mechinterp_runner.schemas.errors import BundleError, RequestError, UnknownNameError

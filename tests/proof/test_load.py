@@ -40,10 +40,11 @@ LINUX = pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="read
 MORE_THREADS = 8
 # Open files: the index is three files (database, log, shared memory), open or not.
 MORE_FILES = 3
-# Memory: what the server keeps has limits, which are set so low here that the warm-up reaches them; but freed memory
-# does not all go back to the system, least of all from threads that came last.
+# Memory: what the server keeps has limits, so low here that the warm-up reaches most of them. But freed memory
+# does not all go back to the system, and late threads have heaps of their own: 9 to 24 MiB in the first half.
+# In the second half there is no such excuse: 1 to 3 MiB were seen.
 LIMITS = ("--results-in-memory", "4")
-MORE_MEMORY = 24 * 2**20
+MORE_MEMORY_ONCE, MORE_MEMORY = 40 * 2**20, 10 * 2**20
 # Clients that only connect, ask what needs no work, and leave: a session that is not forgotten keeps its last answer,
 # 1 MB with the list of tools and 30 kB without.
 VISITS, MORE_MEMORY_OF_VISITS = 60, 2**20
@@ -92,7 +93,8 @@ class Server:
 def serving(environment: dict[str, str], home: Path) -> Iterator[Server]:
     """Run a server with its runs in this folder; its end must be orderly and silent."""
     words = [sys.executable, "-m", "mechinterp_runner", "serve", "--transport", "http", "--port", "0"]
-    with subprocess.Popen([*words, *LIMITS, "--home", str(home)], stderr=subprocess.PIPE, text=True, env=environment) as process:
+    words += [*LIMITS, "--home", str(home)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment) as process:
         server, ready = Server(process, home), threading.Event()
         reader = threading.Thread(target=server.read, args=(ready,))
         reader.start()
@@ -213,11 +215,11 @@ def test_forty_clients_of_both_eras_see_no_error_and_leave_nothing_behind(enviro
 
 def assert_flat(held: list[Held]) -> None:
     """Once warm, the server holds the same whenever nobody is there."""
-    warm, *later = held
-    for now in later:
-        assert now.threads <= warm.threads + MORE_THREADS, held
-        assert now.files <= warm.files + MORE_FILES, held
-        assert now.memory <= warm.memory + MORE_MEMORY, held
+    warm, middle, end = held
+    assert max(middle.threads, end.threads) <= warm.threads + MORE_THREADS, held
+    assert max(middle.files, end.files) <= warm.files + MORE_FILES, held
+    assert middle.memory <= warm.memory + MORE_MEMORY_ONCE, held
+    assert end.memory <= middle.memory + MORE_MEMORY, held
 
 
 def assert_consistent(home: Path, acknowledged: set[str]) -> None:
