@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
+from http import HTTPStatus
 from typing import Any
 
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_LOG = logging.getLogger(__name__)
+_SDK_LOG = logging.getLogger("mcp.server.streamable_http")
 
 
 class Exchanges:
@@ -16,6 +21,10 @@ class Exchanges:
     because a client may fetch the answer later from an event store. Without such a store nobody can ever read that
     answer, so here the disconnect is passed on as what those protocols call a cancellation.
 
+    The SDK acknowledges a notification before it hands it to the session, which the client may end in between: here the
+    acknowledgement waits. A client that ends its session without waiting closes it under what it said last: that is
+    no fault, and the SDK's report of one is left out.
+
     Args:
         app: what answers.
         resumable: the app keeps an event store, so that a disconnect means nothing.
@@ -24,6 +33,7 @@ class Exchanges:
     def __init__(self, app: ASGIApp, *, resumable: bool = False) -> None:
         self._app, self._resumable = app, resumable
         self._streams = set[anyio.CancelScope]()
+        _SDK_LOG.addFilter(_is_fault)
 
     def end_streams(self) -> None:
         """End the streams that stay open without a call, which would hold up the end of the server."""
@@ -41,8 +51,11 @@ class Exchanges:
                 self._streams.add(stream)
             try:
                 await self._app({**scope}, exchange.receive, exchange.send)
+            except anyio.ClosedResourceError:
+                _LOG.debug("a session ended under a message")
             finally:
                 self._streams.discard(stream)
+            await exchange.acknowledge()
         if stream.cancelled_caught:
             await exchange.finish()
         elif exchange.forsaken and not self._resumable:
@@ -78,6 +91,7 @@ class _Exchange:
         self.body = b""
         self.forsaken = False
         self._begun = self._done = False
+        self._acknowledgement: list[Message] = []
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -88,6 +102,21 @@ class _Exchange:
         return message
 
     async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            # Whatever is said later, an error above all, takes the place of what nobody was told yet.
+            self._acknowledgement = [message] if message["status"] == HTTPStatus.ACCEPTED else []
+        elif self._acknowledgement:
+            self._acknowledgement.append(message)
+        if not self._acknowledgement:
+            await self._pass_on(message)
+
+    async def acknowledge(self) -> None:
+        """Say that a notification was taken, once it was."""
+        for message in self._acknowledgement:
+            await self._pass_on(message)
+        self._acknowledgement = []
+
+    async def _pass_on(self, message: Message) -> None:
         self._begun = True
         self._done = message["type"] == "http.response.body" and not message.get("more_body", False)
         await self._send(message)
@@ -98,6 +127,14 @@ class _Exchange:
             await self.send({"type": "http.response.start", "status": 503, "headers": [(b"connection", b"close")]})
         if not self._done:
             await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _is_fault(record: logging.LogRecord) -> bool:
+    """Whether the SDK reports more than a session that ended under a message."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(anyio.ClosedResourceError)[1] is not None
+    return not isinstance(error, anyio.ClosedResourceError)
 
 
 def _is_stream(scope: Scope) -> bool:
