@@ -324,6 +324,13 @@ class Context:
             self._derived.move_to_end(key)
             return self._derived[key]
 
+    def derived_for(self, population: Population, name: object, make: Callable[[], T]) -> T:
+        """Return what ``make`` gives of a population's rows, remembered while the same rows are asked about.
+
+        Where the feature's own activation chose the rows, they are hardly met again and nothing is remembered.
+        """
+        return make() if population.key is None else self.derived((name, population.key), make)
+
     def seconds_per_pass(self) -> float | None:
         """Measured seconds a forward pass takes; None before the first, or without a model."""
         return self._oracle.seconds_per_pass() if self._oracle is not None else None

@@ -28,6 +28,8 @@ class Population:
         size: how many there were before ``sample_size`` acted.
         description: in words, for headlines.
         dead: the feature is active on no example of the bundle.
+        key: names the rows: equal keys, equal rows, whatever the feature. None where the feature's own activation chose
+            them. What was computed from the rows alone can be kept under it.
         warnings: what the slice could not do as asked.
     """
 
@@ -38,6 +40,7 @@ class Population:
     dead: bool
     sampled: bool
     warnings: tuple[str, ...] = ()
+    key: str | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -78,7 +81,15 @@ def select(
         dead=dead,
         sampled=part.sample_size is not None,
         warnings=tuple(warnings),
+        key=None if part.selects_on_activation and not dead else _key(part),
     )
+
+
+def _key(part: DatasetSlice) -> str:
+    """Name the rows of a slice; the same for every slice that leaves all of them."""
+    whole = DatasetSlice()
+    chosen = part if part.sample_size is not None else part.model_copy(update={"random_seed": whole.random_seed})
+    return chosen.model_dump_json()
 
 
 def _filters(

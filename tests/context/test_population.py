@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -143,3 +144,23 @@ def test_contexts_are_the_sample_of_the_slice_or_a_draw_of_the_default_size():
     assert len(draw_contexts(chosen(sample_size=50), 0, 30)) == 50
     assert len(draw_contexts(chosen(), 0, 1000)) == N
     assert draw_contexts(chosen(), 0, 30).tolist() != draw_contexts(chosen(), 1, 30).tolist()
+
+
+def test_the_key_of_a_population_names_its_rows_whatever_the_feature():
+    parts = [
+        {},
+        {"random_seed": 5},
+        {"family_filter": ("swim_speed_up",)},
+        {"sample_size": 50, "random_seed": 0},
+        {"sample_size": 50, "random_seed": 1},
+    ]
+    other = np.roll(ACTIVATION, 7)
+    populations = [chosen(activation, **part) for activation in (ACTIVATION, other) for part in parts]
+    for first, second in itertools.combinations(populations, 2):
+        assert (first.key == second.key) == np.array_equal(first.rows, second.rows)
+    assert len({population.key for population in populations}) == 4
+
+
+def test_rows_that_the_feature_chose_have_no_key():
+    assert chosen(activation_threshold=0.5).key is None
+    assert chosen(percentile_min=50).key is None
