@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Mapping
@@ -96,22 +97,41 @@ def write_bundle(folder: Path, contents: BundleContents) -> Manifest:
         RequestError: when something is already there that is not an empty folder.
     """
     folder = folder.absolute()
-    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
-        raise RequestError(f"{folder} already exists and is not an empty folder: choose another, or remove it first.")
+    check_free(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         _write_files(partial, contents)
         manifest = _manifest_of(partial, contents)
-        (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        partial.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
+        publish(partial, folder, manifest)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return manifest
+
+
+def check_free(folder: Path) -> None:
+    """Raise RequestError when something is at the place of a new bundle that is not an empty folder."""
+    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+        raise RequestError(f"{folder} already exists and is not an empty folder: choose another, or remove it first.")
+
+
+def publish(partial: Path, folder: Path, manifest: Manifest) -> None:
+    """Seal a finished folder with its manifest and give it its name, in one step.
+
+    Args:
+        partial: the folder with every file of the bundle, on the file system of ``folder``.
+        folder: where it is to appear: absent, or an empty folder.
+        manifest: what the files are.
+    """
+    with (partial / MANIFEST).open("w", encoding="utf-8") as stream:
+        stream.write(manifest.model_dump_json(indent=1) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.chmod(0o755)
+    if folder.exists():
+        folder.rmdir()
+    partial.rename(folder)
 
 
 def _write_files(folder: Path, contents: BundleContents) -> None:
@@ -119,14 +139,15 @@ def _write_files(folder: Path, contents: BundleContents) -> None:
     weapons = json.dumps(dict(contents.weapon_vocabulary), indent=0) + "\n"
     (folder / "weapon_vocab.json").write_text(weapons, encoding="utf-8")
     if contents.model_state is not None:
-        _save_tensors(contents.model_state, folder / "model.safetensors")
-    _save_tensors(contents.sae_state, folder / "sae.safetensors")
+        save_tensors(contents.model_state, folder / "model.safetensors")
+    save_tensors(contents.sae_state, folder / "sae.safetensors")
     for name, array in contents.arrays().items():
         (folder / name).parent.mkdir(exist_ok=True)
         np.save(folder / name, array, allow_pickle=False)
 
 
-def _save_tensors(state: Mapping[str, NDArray[Any]], path: Path) -> None:
+def save_tensors(state: Mapping[str, NDArray[Any]], path: Path) -> None:
+    """Write arrays by name as a safetensors file."""
     safetensors.numpy.save_file({name: np.ascontiguousarray(value) for name, value in sorted(state.items())}, path)
 
 
@@ -229,6 +250,10 @@ class Bundle:
                 parts.append(f"{name}:{status.st_size}:{status.st_mtime_ns}")
         return hashlib.sha256("\n".join([str(self.path), *parts]).encode()).hexdigest()
 
+    def remember_hashed(self, stamps: Path) -> None:
+        """Note that the files were hashed just now, so that opening the bundle does not hash them again."""
+        _remember(_stamp_file(stamps, self.fingerprint, self._stamp()))
+
     def has(self, name: str) -> bool:
         """Whether the bundle holds that file."""
         return name in self.manifest.files
@@ -239,7 +264,19 @@ class Bundle:
             raise BundleError(f"{self.path}: the manifest lists no {name}. Rebuild or re-import the bundle.")
         return self.path / name
 
-    def array(self, name: str, shape: tuple[int, ...] | None = None) -> NDArray[Any]:
+    def missing(self) -> dict[str, str]:
+        """The parts that this bundle does not have, and what that means for who asks."""
+        meaning = {
+            "model.safetensors": "no network: interventional methods are refused, observational ones work",
+            "sae.safetensors": "no SAE: what reads encoder or decoder weights is refused or null",
+            "pooled.npy": "no stored pooled vectors: the network computes them on first use, where there is one",
+            "examples/weapon.npy": "no examples: only contexts given in the spec can be asked about",
+            "examples/build_id.npy": "builds unknown: examples of the same weapon and token set count as one cluster",
+            "activations/indptr.npy": "no stored activations: the SAE computes them from pooled vectors",
+        }
+        return {name: text for name, text in meaning.items() if not self.has(name)}
+
+    def array(self, name: str, shape: tuple[int | None, ...] | None = None) -> NDArray[Any]:
         """Map an array of the bundle into memory, read-only.
 
         Raises:

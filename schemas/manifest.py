@@ -52,7 +52,8 @@ class Manifest(BaseModel):
     """The manifest of a bundle.
 
     ``files`` lists every other file of the folder by its plain relative name. ``model`` is null for a bundle that
-    only serves observational experiments; ``n_examples`` is 0 for one that only serves interventions.
+    only serves observational experiments; ``n_examples`` is 0 for one that only serves interventions. ``hidden_dim``
+    is null where neither model, SAE nor pooled vectors are known: the features are columns of activations alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -60,9 +61,18 @@ class Manifest(BaseModel):
     format_version: Literal[1]
     model: ModelParams | None
     n_features: int = Field(ge=1)
-    hidden_dim: int = Field(ge=1)
+    hidden_dim: int | None = Field(ge=1)
     n_examples: int = Field(ge=0)
     n_tokens: int = Field(ge=0)
     files: dict[str, FileEntry]
     made_by: dict[str, Any] = Field(default_factory=dict)
     planted: tuple[PlantedRule, ...] = ()
+
+    def origin(self) -> str:
+        """Where the bundle came from in one line: the command that made it and the files it read."""
+        inputs: object = self.made_by.get("inputs")
+        named = inputs.items() if isinstance(inputs, dict) else ()
+        files = [f"{name} {entry['path']}" for name, entry in named if isinstance(entry, dict) and "path" in entry]
+        files += [str(self.made_by["builds"])] if "builds" in self.made_by else []
+        command = str(self.made_by.get("command", "not stated"))
+        return f"{command}: {', '.join(files)}" if files else command

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from ..schemas.catalogue import Experiment, catalogue, find
+from ..schemas.errors import BundleError
 from ..schemas.experiment_type import ExperimentType
 from ..schemas.manifest import Name
 from ..schemas.result import Record
@@ -132,6 +134,7 @@ class ContextView(Record):
     """The bundles, and one of them in full."""
 
     bundles: list[str]
+    origins: dict[str, str] = Field(description="Where each bundle came from: how it was made, of which files.")
     default: str
     open: list[str]
     context: dict[str, Any] = Field(description="Sizes, vocabulary, rungs, device, cache, planted rules.")
@@ -236,11 +239,23 @@ def matches(spec: ExperimentSpec, given: ListArguments) -> bool:
     return not searches_results and all(wanted is None or wanted == is_ for wanted, is_ in asked)
 
 
+def _origin(folder: Path) -> str:
+    """Where a bundle came from, in a line; of one that cannot be read, why."""
+    from ..context.bundle import read_manifest  # noqa: PLC0415 - a server answers before it has imported numpy
+
+    try:
+        return read_manifest(folder)[0].origin()
+    except BundleError as error:
+        return f"unknown: {error}"
+
+
 def describe_context(contexts: Contexts, given: ContextArguments) -> ContextView:
     """The bundles there are, and one of them opened and described."""
     described = contexts.get(given.model_type).describe()
+    names = contexts.home.bundle_names()
     return ContextView(
-        bundles=list(contexts.home.bundle_names()),
+        bundles=list(names),
+        origins={name: _origin(contexts.home.bundle_path(name)) for name in names},
         default=contexts.home.default_bundle(),
         open=list(contexts.loaded()),
         context=described,
