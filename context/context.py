@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -19,45 +19,35 @@ from .bundle import Bundle
 from .device import DEFAULT_CACHE_BYTES, Compute
 from .directions import RandomDirections
 from .examples import Examples, Rows, open_examples
+from .memory import array_bytes
 from .oracle import NetworkOracle, Oracle
+from .output_head import OutputHead
 from .population import Population, select
 from .sae import SparseAutoencoder
 from .token_sets import TokenSets
 
 Floats = NDArray[np.floating[Any]]
+Column = NDArray[np.float32]
+Columns = OrderedDict[int, Column]
 T = TypeVar("T")
 EFFECTIVE_MAX_QUANTILE = 0.995
 MIN_EFFECT_SHARE = 0.05
-_COLUMNS_KEPT = 64
-_DERIVED_KEPT = 64
+_COLUMN_BYTES = 128 << 20
+_DERIVED_BYTES = 768 << 20
 _REFERENCE_ROWS = 20_000
-_BLOCK = 50_000
 _PROBE_SETS = 256
+_COMPARED_SETS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Readout:
-    """A feature read off pooled vectors: ``pre`` is h [n], ``activation`` is clamp(relu(h), 0, 6) [n]."""
+    """A feature read off pooled vectors: ``pre`` is h [n], ``activation`` is clamp(relu(h), 0, 6) [n].
+
+    Of k features both are [k, n].
+    """
 
     pre: Floats
     activation: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class OutputHead:
-    """The last layer: logits = weight . pooled + bias, linear; a token's probability is the sigmoid of its own logit.
-
-    Attributes:
-        weight: [vocab, d].
-        bias: [vocab].
-    """
-
-    weight: Floats
-    bias: Floats
-
-    def logits(self, pooled: Floats) -> Floats:
-        """Token logits [n, vocab] of pooled vectors [n, d], in float64."""
-        return np.asarray(pooled, dtype=np.float64) @ self.weight.T.astype(np.float64) + self.bias
 
 
 def _open_sae(bundle: Bundle) -> SparseAutoencoder | None:
@@ -97,8 +87,10 @@ class Context:
         self.examples = open_examples(bundle, self.vocabulary, len(self.weapons))
         self.sae = _open_sae(bundle)
         self._oracle = oracle or self._network(cache_bytes)
-        self._columns: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
+        self._columns, self._hidden = Columns(), Columns()
         self._derived: OrderedDict[object, Any] = OrderedDict()
+        self._pooled: Floats | None = None
+        self._maxima: dict[int, float | None] = {}
         self._lock = threading.RLock()
         self._check_sizes()
 
@@ -128,7 +120,16 @@ class Context:
         params = self.bundle.manifest.model
         if params is None:
             return None
-        return NetworkOracle(self.bundle, params, self.vocabulary, self.compute, cache_bytes)
+        return NetworkOracle(
+            self.bundle, params, self.vocabulary, self.compute, cache_bytes, probe=lambda: self._probe(_COMPARED_SETS)
+        )
+
+    def _probe(self, n: int) -> TokenSets:
+        """Some sets to try the network on: examples spread over the data, or one token each where there are none."""
+        if self.examples is not None and len(self.examples):
+            return self.sets(np.unique(np.linspace(0, len(self.examples) - 1, n).astype(np.intp)))
+        real = np.flatnonzero(np.asarray(self.vocabulary.token_family) >= 0)[:n]
+        return TokenSets(np.zeros(len(real), np.int32), np.eye(len(self.vocabulary), dtype=np.bool_)[real])
 
     # -- what it is -------------------------------------------------------------------------------------------------
 
@@ -182,17 +183,24 @@ class Context:
 
         Read from the stored sparse column where there is one, else one matrix-vector product over pooled vectors.
         """
-        self.check_feature(feature)
+        return self._kept(self._columns, self.check_feature(feature), self._read_column)
+
+    def pre_activations(self, feature: int) -> NDArray[np.float32]:
+        """Pre-activation h of the feature on every example, float32 [n_examples]: what `activations` clamps."""
+        return self._kept(self._hidden, self.check_feature(feature), self._read_hidden)
+
+    def _kept(self, columns: Columns, feature: int, read: Callable[[int], Column]) -> Column:
+        """A feature's column, read where it is not among those kept."""
         with self._lock:
-            if feature in self._columns:
-                self._columns.move_to_end(feature)
-                return self._columns[feature]
-        column = self._read_column(feature)
+            if feature in columns:
+                columns.move_to_end(feature)
+                return columns[feature]
+        column = read(feature)
         column.setflags(write=False)
         with self._lock:
-            self._columns[feature] = column
-            while len(self._columns) > _COLUMNS_KEPT:
-                self._columns.popitem(last=False)
+            columns[feature] = column
+            while len(columns) > max(1, _COLUMN_BYTES // max(1, column.nbytes)):
+                columns.popitem(last=False)
         return column
 
     def _read_column(self, feature: int) -> NDArray[np.float32]:
@@ -203,10 +211,15 @@ class Context:
                 start:stop
             ]
             return column
-        sae = self._sae()
-        pooled = self._pooled_of_examples()
-        bias = sae.encoder_bias[feature] - sae.decoder_bias @ sae.encoder_weight[feature]
-        return np.clip(pooled @ sae.encoder_weight[feature] + bias, 0.0, 6.0).astype(np.float32, copy=False)
+        return np.clip(self.pre_activations(feature), 0.0, 6.0)
+
+    def _read_hidden(self, feature: int) -> NDArray[np.float32]:
+        weight, offset = self._sae().readers([feature])
+        pooled = np.asarray(self._pooled_of_examples())
+        # Memory is the limit, which one core reaches; BLAS would wake its threads and wait for each of them.
+        hidden = np.einsum("nd,d->n", pooled, weight[0].astype(pooled.dtype))
+        hidden += hidden.dtype.type(offset[0])
+        return hidden.astype(np.float32, copy=False)
 
     def _sae(self) -> SparseAutoencoder:
         if self.sae is None:
@@ -214,18 +227,19 @@ class Context:
         return self.sae
 
     def _pooled_of_examples(self) -> Floats:
-        """Pooled vectors of all examples [n, d]: stored, or computed once and kept."""
-        if self.bundle.has("pooled.npy"):
-            shape = (len(self.data), self.bundle.manifest.hidden_dim)
-            return self.derived("pooled", lambda: self.bundle.array("pooled.npy", shape))
-        return self.derived("pooled", self._compute_pooled)
+        """Pooled vectors of all examples [n, d]: stored, or computed once and kept, on disk where a folder is named."""
+        with self._lock:
+            if self._pooled is None:
+                self._pooled = self._open_pooled()
+            return self._pooled
 
-    def _compute_pooled(self) -> Floats:
-        examples, oracle = self.data, self.oracle
-        blocks = range(0, len(examples), _BLOCK)
-        return np.concatenate(
-            [oracle.pooled(examples.sets(np.arange(at, min(at + _BLOCK, len(examples))))) for at in blocks]
-        )
+    def _open_pooled(self) -> Floats:
+        if self.bundle.has("pooled.npy"):
+            return self.bundle.array("pooled.npy", (len(self.data), self.bundle.manifest.hidden_dim))
+        oracle = self.oracle
+        if isinstance(oracle, NetworkOracle):
+            return oracle.of_examples(self.data)
+        return oracle.pooled(self.sets(np.arange(len(self.data))))
 
     def population(self, part: DatasetSlice, feature: int) -> Population:
         """The examples a slice leaves for a feature; see `population.select`."""
@@ -237,9 +251,11 @@ class Context:
 
     def effective_max(self, feature: int) -> float | None:
         """99.5th percentile of the feature's active activations over all examples; None for a dead feature."""
-        column = self.activations(feature)
-        active = column[column > 0]
-        return float(np.quantile(active, EFFECTIVE_MAX_QUANTILE)) if len(active) else None
+        if feature not in self._maxima:
+            column = self.activations(feature)
+            active = column[column > 0]
+            self._maxima[feature] = float(np.quantile(active, EFFECTIVE_MAX_QUANTILE)) if len(active) else None
+        return self._maxima[feature]
 
     def min_effect(self, feature: int) -> float | None:
         """Smallest effect of interest: 5 % of the effective max; None for a dead feature."""
@@ -264,7 +280,23 @@ class Context:
 
     def evaluate(self, sets: TokenSets, feature: int, job: Job | None = None) -> Readout:
         """Run the network on constructed sets and read one feature; no pass is made twice."""
-        return self.read(self.oracle.pooled(sets, job), feature)
+        read = self.evaluate_many(sets, [feature], job)
+        return Readout(read.pre[0], read.activation[0])
+
+    def evaluate_many(self, sets: TokenSets, features: Sequence[int], job: Job | None = None) -> Readout:
+        """Run the network once on constructed sets and read k features, [k, n]."""
+        weight, offset = self._sae_of(features)
+        if isinstance(self.oracle, NetworkOracle):
+            pre = self.oracle.project(sets, weight, offset, job)
+        else:
+            pooled = self.oracle.pooled(sets, job)
+            pre = weight @ pooled.T + offset[:, None].astype(pooled.dtype)
+        return Readout(pre, np.clip(pre, 0.0, 6.0))
+
+    def _sae_of(self, features: Sequence[int]) -> tuple[Floats, Floats]:
+        """Weight [k, d] and offset [k] that read features; interventions must be possible."""
+        _ = self.oracle
+        return self._sae().readers([self.check_feature(feature) for feature in features])
 
     def read(self, pooled: Floats, feature: int) -> Readout:
         """Read a feature off pooled vectors [n, d]."""
@@ -281,24 +313,7 @@ class Context:
         Raises:
             RequestError: the bundle has no model, or its logits are not one a token of the vocabulary.
         """
-        return self.derived("output head", self._read_head)
-
-    def _read_head(self) -> OutputHead:
-        if not self.bundle.has("model.safetensors"):
-            raise RequestError(
-                f"bundle {self.name!r} has no model, and this experiment reads its output layer. Use a bundle with a "
-                f"model. Nothing was run."
-            )
-        state = self.bundle.tensors("model.safetensors")
-        weight, bias = (state.get(f"output_layer.{part}") for part in ("weight", "bias"))
-        wanted = (len(self.vocabulary), self.bundle.manifest.hidden_dim)
-        if weight is None or bias is None or weight.shape != wanted or bias.shape != wanted[:1]:
-            got = "none" if weight is None else f"one of shape {weight.shape}"
-            raise RequestError(
-                f"bundle {self.name!r}: logits are named by an output layer of shape {wanted}, one row a token; the "
-                f"model has {got}. Nothing was run."
-            )
-        return OutputHead(weight, bias)
+        return self.derived("output head", lambda: OutputHead.of(self.bundle, self.name, len(self.vocabulary)))
 
     def random_directions(self) -> RandomDirections | None:
         """Random directions with the covariance of the examples' pooled vectors; None where those are unknown."""
@@ -319,7 +334,7 @@ class Context:
         with self._lock:
             if key not in self._derived:
                 self._derived[key] = make()
-                while len(self._derived) > _DERIVED_KEPT:
+                while len(self._derived) > 1 and array_bytes(*self._derived.values()) > _DERIVED_BYTES:
                     self._derived.popitem(last=False)
             self._derived.move_to_end(key)
             return self._derived[key]
@@ -338,11 +353,17 @@ class Context:
     def measure_pass(self) -> float | None:
         """Seconds a forward pass takes, trying the network on some examples when nothing was measured yet."""
         if self._oracle is not None and self._oracle.seconds_per_pass() is None and self.examples is not None:
-            self._oracle.pooled(self.sets(np.arange(min(_PROBE_SETS, len(self.examples)))))
+            self._oracle.pooled(self._probe(_PROBE_SETS))
         return self.seconds_per_pass()
 
+    def differs_from_float32(self) -> dict[str, float] | None:
+        """What a precision below float32 costs, see `Difference.report`; None in another, or without a network."""
+        if self.dtype != "bfloat16" or not isinstance(self._oracle, NetworkOracle) or self.sae is None:
+            return None
+        return self._oracle.measure_difference().report(self.sae.encoder_weight)
+
     def describe(self) -> dict[str, Any]:
-        """What the bundle is: sizes, vocabulary, rungs, device, cache, planted rules."""
+        """What the bundle is: sizes, vocabulary, rungs, device, cache, planted rules, what it lacks, its origin."""
         manifest, vocabulary = self.bundle.manifest, self.vocabulary
         cache = self._oracle.cache if isinstance(self._oracle, NetworkOracle) else None
         return {
@@ -362,6 +383,8 @@ class Context:
             "dtype": self.dtype,
             "cached_pooled_vectors": len(cache) if cache else 0,
             "seconds_per_forward_pass": self.seconds_per_pass(),
+            "differs_from_float32": self.differs_from_float32(),
             "planted": [rule.model_dump(mode="json", exclude={"fidelity", "terms"}) for rule in manifest.planted],
+            "missing": self.bundle.missing(),
             "made_by": manifest.made_by,
         }

@@ -93,6 +93,7 @@ def load_context(
     device: str = "auto",
     dtype: str = "float32",
     threads: int | None = None,
+    pooled_cache: Path | str | None = None,
 ) -> Context:
     """Open a bundle for experiments.
 
@@ -103,10 +104,13 @@ def load_context(
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         dtype: "float32", "float64" or "bfloat16".
         threads: threads torch may use.
+        pooled_cache: folder in which pooled vectors are kept from one process to the next; default
+            ``$MECHINTERP_POOLED_CACHE``, else none.
 
     Raises:
         UnknownNameError: no bundle of that name.
         BundleError: the bundle is missing a part or corrupt.
     """
-    contexts = Contexts(Home.find(home), compute=Compute(device=device, dtype=dtype, threads=threads))
+    folder = None if pooled_cache is None else Path(pooled_cache).expanduser()
+    contexts = Contexts(Home.find(home), compute=Compute(device, dtype, threads, folder))
     return contexts.get(name, path=Path(bundle) if bundle is not None else None)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..schemas.errors import RequestError
@@ -17,16 +20,27 @@ PRECISIONS = ("float32", "float64", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DEFAULT_CACHE_BYTES = 1 << 30
 """Memory for cached pooled vectors."""
+POOLED_CACHE = "MECHINTERP_POOLED_CACHE"
+"""Environment variable: a folder for pooled vectors."""
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """What was asked for; ``auto`` takes cuda, then mps (which has no float64), then the CPU."""
+    """What was asked for; ``auto`` takes cuda, then mps (which has no float64), then the CPU.
+
+    Attributes:
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        dtype: precision of the network.
+        threads: threads torch may use on a CPU; None leaves the choice to torch.
+        pooled_cache: folder in which pooled vectors are kept from one process to the next; None: that of
+            ``$MECHINTERP_POOLED_CACHE``, and where that is not set, none.
+    """
 
     device: str = "auto"
     dtype: str = "float32"
     threads: int | None = None
+    pooled_cache: Path | None = None
 
     def __post_init__(self) -> None:
         if not _DEVICE.fullmatch(self.device):
@@ -58,6 +72,11 @@ class Compute:
             )
         return self.device
 
+    def cache_folder(self) -> Path | None:
+        """The folder in which pooled vectors are kept, if any."""
+        named = os.environ.get(POOLED_CACHE)
+        return self.pooled_cache or (Path(named).expanduser() if named else None)
+
     def torch_dtype(self) -> torch.dtype:
         """The precision as torch names it."""
         import torch  # noqa: PLC0415
@@ -71,6 +90,27 @@ class Compute:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         return torch.get_num_threads()
+
+
+@contextmanager
+def full_precision() -> Generator[None]:
+    """Make products of float32 in float32: TF32, which keeps 10 bits of 23, is off; afterwards all is as it was."""
+    import torch  # noqa: PLC0415
+
+    # The older of torch's two interfaces knows CUDA alone; the newer must not be mixed with it.
+    name, off = "allow_tf32", False
+    backends: tuple[object, ...] = (torch.backends.cuda.matmul,)
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        name, off = "fp32_precision", "ieee"
+        backends = (*backends, getattr(torch.backends.mkldnn, "matmul"))  # noqa: B009 - torch does not declare it
+    before = [getattr(backend, name) for backend in backends]
+    try:
+        for backend in backends:
+            setattr(backend, name, off)
+        yield
+    finally:
+        for backend, was in zip(backends, before, strict=True):
+            setattr(backend, name, was)
 
 
 def cpu_count() -> int:

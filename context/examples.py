@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 
 Rows = NDArray[np.intp]
 _BLOCK = 100_000
+_DENSE = 8
+"""Ids are numbered by a table where it is no longer than this many times the ids."""
+
+
+@lru_cache(maxsize=2)
+def all_rows(n: int) -> Rows:
+    """Every row of ``n``, ascending; made once and read-only."""
+    rows = np.arange(n)
+    rows.setflags(write=False)
+    return rows
 
 
 @dataclass(frozen=True)
@@ -46,46 +56,66 @@ class Examples:
 
     def sets(self, rows: Rows) -> TokenSets:
         """Token sets of some rows, as a presence matrix."""
-        where, indptr = self._entries(rows)
-        return from_csr(self.weapon[rows], indptr, self.tokens[where], self.vocabulary)
+        tokens, indptr = self.entries(rows)
+        return from_csr(self.weapon[rows], indptr, tokens, self.vocabulary)
 
     def token_matrix(self, rows: Rows) -> sparse.csr_matrix:
         """Which ability tokens some rows hold, as 0/1, CSR [n, vocab]; special tokens are left out."""
         from scipy import sparse  # noqa: PLC0415 - not needed to open a bundle
 
-        where, indptr = self._entries(rows)
-        tokens = np.asarray(self.tokens[where])
+        tokens, indptr = self.entries(rows)
         real = (np.asarray(self.vocabulary.token_family) >= 0)[tokens]
-        values = real.astype(np.float64)
-        matrix = sparse.csr_matrix((values, tokens, indptr), shape=(len(rows), len(self.vocabulary)))
-        matrix.eliminate_zeros()
-        return matrix
+        if not real.all():
+            tokens, indptr = tokens[real], np.concatenate([[0], np.cumsum(real)])[indptr]
+        values = np.ones(len(tokens))
+        return sparse.csr_matrix((values, tokens.astype(np.int32), indptr), shape=(len(rows), len(self.vocabulary)))
 
-    def _entries(self, rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Positions of the rows' tokens in ``tokens``, and where each row begins among them."""
-        starts, stops = self.indptr[rows], self.indptr[rows + 1]
-        lengths = stops - starts
+    def entries(self, rows: Rows) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
+        """Tokens of some rows, one row after the other, special ones included, and where each row begins."""
+        tokens, starts = np.asarray(self.tokens), np.asarray(self.indptr)
+        if not len(rows):
+            return tokens[:0], np.zeros(1, dtype=np.int64)
+        first, last = int(rows[0]), int(rows[-1])
+        if last - first == len(rows) - 1 and bool(np.all(rows[1:] > rows[:-1])):
+            bounds = starts[first : last + 2]
+            return tokens[bounds[0] : bounds[-1]], bounds - bounds[0]
+        lengths = starts[rows + 1] - starts[rows]
         indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        return np.repeat(starts - indptr[:-1], lengths) + np.arange(indptr[-1]), indptr
+        return tokens[np.repeat(starts[rows] - indptr[:-1], lengths) + np.arange(indptr[-1])], indptr
 
     @cached_property
-    def clusters(self) -> NDArray[np.int64]:
-        """Which examples are not independent of one another: int64 [n], 0 .. n_clusters - 1.
+    def clusters(self) -> NDArray[np.int32]:
+        """Which examples are not independent of one another: int32 [n], 0 .. n_clusters - 1.
 
         By build where builds are known (a build has one weapon: with another it is another build), else by distinct
         (weapon, token set).
         """
         if self.build_id is not None:
-            build = np.unique(self.build_id, return_inverse=True)[1].astype(np.int64)
-            weapons = int(self.weapon.max()) + 1 if len(self.weapon) else 1
-            return np.unique(build * weapons + self.weapon, return_inverse=True)[1].astype(np.int64)
+            build, weapon = _numbered(np.asarray(self.build_id)), np.asarray(self.weapon)
+            home = np.zeros(int(build.max(initial=-1)) + 1, dtype=weapon.dtype)
+            home[build] = weapon
+            if np.array_equal(home[build], weapon):
+                return build
+            return _numbered(build.astype(np.int64) * (int(weapon.max()) + 1) + weapon)
         keys = np.concatenate(
             [
                 self.sets(np.arange(start, min(start + _BLOCK, len(self)))).keys()
                 for start in range(0, len(self), _BLOCK)
             ]
         )
-        return np.unique(keys, return_inverse=True)[1].astype(np.int64)
+        return np.unique(keys, return_inverse=True)[1].astype(np.int32)
+
+
+def _numbered(ids: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
+    """The rank of each id among the distinct ones; ids that are ranks already are given back."""
+    low, high = (int(ids.min()), int(ids.max())) if len(ids) else (0, -1)
+    if high - low >= _DENSE * len(ids):
+        return np.unique(ids, return_inverse=True)[1].astype(np.int32)
+    seen = np.zeros(high - low + 1, dtype=np.bool_)
+    seen[ids - low if low else ids] = True
+    if low == 0 and seen.all():
+        return ids.astype(np.int32, copy=False)
+    return (np.cumsum(seen, dtype=np.int32) - 1)[ids - low]
 
 
 def open_examples(bundle: Bundle, vocabulary: Vocabulary, n_weapons: int) -> Examples | None:

@@ -5,6 +5,8 @@ it, and every token then attends to the pooled summary. The attribute names are 
 ``load_state_dict(strict=True)`` accepts them. Nothing depends on the order of the tokens or on the padding.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,7 +14,7 @@ from torch.nn import functional
 from ..schemas.manifest import ModelParams
 
 
-class _Attention(nn.Module):
+class Attention(nn.Module):
     """Multi-head attention with the packed input projection of ``torch.nn.MultiheadAttention``."""
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -57,13 +59,13 @@ def _norm(dim: int, *, used: bool) -> nn.Module:
     return nn.LayerNorm(dim) if used else nn.Identity()
 
 
-class _AttentionBlock(nn.Module):
+class AttentionBlock(nn.Module):
     """MAB(q, x): attention of q over x and a feed-forward network, each with a skip connection."""
 
     def __init__(self, params: ModelParams) -> None:
         super().__init__()
         dim = params.hidden_dim
-        self.mha = _Attention(dim, params.num_heads)
+        self.mha = Attention(dim, params.num_heads)
         self.feedforward = _feedforward(dim)
         self.layer_norm1 = _norm(dim, used=params.use_layer_norm)
         self.layer_norm2 = _norm(dim, used=params.use_layer_norm)
@@ -74,14 +76,14 @@ class _AttentionBlock(nn.Module):
         return self.layer_norm2(hidden + self.feedforward(hidden))
 
 
-class _InducedBlock(nn.Module):
+class InducedBlock(nn.Module):
     """ISAB(x): self-attention through k learned inducing points, ending in a layer norm of its own."""
 
     def __init__(self, params: ModelParams) -> None:
         super().__init__()
         self.inducing_points = nn.Parameter(torch.empty(params.num_inducing_points, params.hidden_dim))
-        self.mab1 = _AttentionBlock(params)
-        self.mab2 = _AttentionBlock(params)
+        self.mab1 = AttentionBlock(params)
+        self.mab2 = AttentionBlock(params)
         self.layer_norm = nn.LayerNorm(params.hidden_dim)
         nn.init.xavier_uniform_(self.inducing_points)
 
@@ -91,13 +93,13 @@ class _InducedBlock(nn.Module):
         return self.layer_norm(self.mab2(tokens, summary) + tokens)
 
 
-class _PoolingBlock(nn.Module):
+class PoolingBlock(nn.Module):
     """PMA(x): k learned seeds attend to the set."""
 
     def __init__(self, params: ModelParams) -> None:
         super().__init__()
         self.seed_vectors = nn.Parameter(torch.empty(params.num_inducing_points, params.hidden_dim))
-        self.mab = _AttentionBlock(params)
+        self.mab = AttentionBlock(params)
         self.out_proj = nn.Linear(params.hidden_dim, params.hidden_dim)
         nn.init.xavier_uniform_(self.seed_vectors)
 
@@ -106,12 +108,12 @@ class _PoolingBlock(nn.Module):
         return self.out_proj(self.mab(self.seed_vectors[None], tokens, mask))
 
 
-class _SelfBlock(nn.Module):
+class SelfBlock(nn.Module):
     """SAB(x) = MAB(x, x)."""
 
     def __init__(self, params: ModelParams) -> None:
         super().__init__()
-        self.mab = _AttentionBlock(params)
+        self.mab = AttentionBlock(params)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[n, k, d] gives [n, k, d]."""
@@ -123,11 +125,11 @@ class _SetTransformer(nn.Module):
 
     def __init__(self, params: ModelParams) -> None:
         super().__init__()
-        self.enc_layer1 = _InducedBlock(params)
-        self.enc_layer2 = _InducedBlock(params)
-        self.dec_layer1 = _PoolingBlock(params)
-        self.dec_layer2 = _SelfBlock(params)
-        self.dec_layer3 = _SelfBlock(params)
+        self.enc_layer1 = InducedBlock(params)
+        self.enc_layer2 = InducedBlock(params)
+        self.dec_layer1 = PoolingBlock(params)
+        self.dec_layer2 = SelfBlock(params)
+        self.dec_layer3 = SelfBlock(params)
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """[n, L, d] gives [n, k, d]."""
@@ -138,14 +140,14 @@ class _SetTransformer(nn.Module):
         return self.dec_layer3(seeds) + seeds
 
 
-class _Layer(nn.Module):
+class Layer(nn.Module):
     """Every token reads the set transformer's summary, then a feed-forward network."""
 
     def __init__(self, params: ModelParams) -> None:
         super().__init__()
         dim = params.hidden_dim
         self.set_transformer = _SetTransformer(params)
-        self.cross_attention = _AttentionBlock(params)
+        self.cross_attention = AttentionBlock(params)
         self.feedforward = _feedforward(dim)
         self.layer_norm1 = _norm(dim, used=params.use_layer_norm)
         self.layer_norm2 = _norm(dim, used=params.use_layer_norm)
@@ -171,7 +173,7 @@ class SplatGPT(nn.Module):
         self.weapon_embedding = nn.Embedding(params.weapon_vocab_size, params.embedding_dim)
         same = params.embedding_dim == params.hidden_dim
         self.input_proj = nn.Identity() if same else nn.Linear(params.embedding_dim, params.hidden_dim)
-        self.transformer_layers = nn.ModuleList(_Layer(params) for _ in range(params.num_layers))
+        self.transformer_layers = nn.ModuleList(Layer(params) for _ in range(params.num_layers))
         self.output_layer = nn.Linear(params.hidden_dim, params.output_dim)
 
     def pooled(self, tokens: Tensor, weapons: Tensor, padding: Tensor | None = None) -> Tensor:
@@ -194,6 +196,10 @@ class SplatGPT(nn.Module):
             return hidden.mean(dim=1)
         weight = real.to(hidden.dtype)
         return torch.einsum("nld,nl->nd", hidden, weight) / weight.sum(dim=1, keepdim=True)
+
+    def layers(self) -> list[Layer]:
+        """The transformer's layers, first to last."""
+        return [cast("Layer", layer) for layer in self.transformer_layers]
 
     def logits(self, pooled: Tensor) -> Tensor:
         """Token logits [n, output_dim] of pooled vectors [n, hidden_dim]; their sigmoids are probabilities."""

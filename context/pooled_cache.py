@@ -1,28 +1,31 @@
-"""A bounded memory of pooled vectors, keyed by (weapon, token set)."""
+"""A bounded memory of pooled vectors, keyed by (weapon, token set), on the device that made them."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-Vectors = NDArray[np.floating]
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class PooledCache:
     """Pooled vectors by key; when it is full the oldest make room.
 
-    Pooled vectors do not depend on the feature, so the second feature asked about the same sets costs no pass.
+    Pooled vectors do not depend on the feature, so the second feature asked about the same sets costs no pass. They
+    stay where the first ones added were, in their precision.
 
     Args:
         dim: length of a vector.
         max_bytes: memory the vectors may take.
-        dtype: precision in which they are kept.
+        dtype: precision in which they will come.
     """
 
     def __init__(self, dim: int, max_bytes: int, dtype: str = "float32") -> None:
-        self._dtype = np.dtype(dtype)
-        self.capacity = max(1, max_bytes // (dim * self._dtype.itemsize))
-        self._vectors = np.empty((min(1024, self.capacity), dim), dtype=self._dtype)
+        self.capacity = max(1, max_bytes // (dim * np.dtype(dtype).itemsize))
+        self._vectors: Tensor | None = None
         self._keys: list[bytes] = []
         self._position: dict[bytes, int] = {}
         self._next = 0
@@ -33,23 +36,28 @@ class PooledCache:
     @property
     def nbytes(self) -> int:
         """Bytes allocated for vectors."""
-        return self._vectors.nbytes
+        return 0 if self._vectors is None else self._vectors.nbytes
 
     def positions(self, keys: list[bytes]) -> NDArray[np.intp]:
         """Where each key's vector is; -1 where there is none."""
         position = self._position
         return np.fromiter((position.get(key, -1) for key in keys), dtype=np.intp, count=len(keys))
 
-    def vectors(self, positions: NDArray[np.intp]) -> Vectors:
-        """The vectors at some positions [n, dim]."""
-        return self._vectors[positions]
+    def vectors(self, positions: NDArray[np.intp]) -> Tensor:
+        """A copy of the vectors at some positions [n, dim]; something must have been added before."""
+        import torch  # noqa: PLC0415 - loaded with the model
 
-    def add(self, keys: list[bytes], vectors: Vectors) -> None:
+        if self._vectors is None:
+            raise LookupError("nothing was added yet")
+        return self._vectors.index_select(0, torch.from_numpy(positions).to(self._vectors.device))
+
+    def add(self, keys: list[bytes], vectors: Tensor) -> None:
         """Remember vectors [n, dim] of keys that are not there yet; of more than fit, the last."""
+        import torch  # noqa: PLC0415 - loaded with the model
+
         keys, vectors = keys[-self.capacity :], vectors[-self.capacity :]
-        self._grow(len(keys))
         slots = (self._next + np.arange(len(keys))) % self.capacity
-        self._vectors[slots] = vectors
+        self._room(len(keys), vectors)[torch.from_numpy(slots).to(vectors.device)] = vectors
         for slot, key in zip(slots.tolist(), keys, strict=True):
             if slot < len(self._keys):
                 del self._position[self._keys[slot]]
@@ -61,13 +69,14 @@ class PooledCache:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._keys, self._position, self._next = [], {}, 0
+        self._vectors, self._keys, self._position, self._next = None, [], {}, 0
 
-    def _grow(self, extra: int) -> None:
-        needed = min(self.capacity, len(self._keys) + extra)
-        if needed > len(self._vectors):
-            bigger = np.empty(
-                (min(self.capacity, max(needed, 2 * len(self._vectors))), self._vectors.shape[1]), self._dtype
-            )
-            bigger[: len(self._keys)] = self._vectors[: len(self._keys)]
+    def _room(self, extra: int, like: Tensor) -> Tensor:
+        """The storage, with room for so many more."""
+        held, needed = len(self._keys), min(self.capacity, len(self._keys) + extra)
+        if self._vectors is None or needed > len(self._vectors):
+            bigger = like.new_empty((min(self.capacity, max(1024, needed, 2 * held)), like.shape[1]))
+            if self._vectors is not None:
+                bigger[:held] = self._vectors[:held]
             self._vectors = bigger
+        return self._vectors

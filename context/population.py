@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..schemas.errors import EmptySliceError
 from ..schemas.spec import DatasetSlice
 from ..schemas.vocabulary import Vocabulary, WeaponVocabulary
-from .examples import Examples, Rows
+from .examples import Examples, Rows, all_rows
 
 Activation = NDArray[np.float32]
 SAMPLING_STREAM = 1
@@ -56,17 +56,17 @@ def select(
         UnknownNameError: a weapon or family that the bundle does not have.
     """
     dead = not bool(np.any(activation > 0))
-    kept = np.ones(len(examples), dtype=np.bool_)
+    kept: NDArray[np.bool_] | None = None
     for name, mask in _filters(part, examples, activation, vocabulary, weapons):
-        kept &= mask
+        kept = mask if kept is None else kept & mask
         if not kept.any():
             raise EmptySliceError(
                 f"dataset_slice leaves no example: {name} emptied it ({len(examples):,} examples in the bundle). "
                 f"Widen {name.split('=')[0]} or leave it out. Nothing was run."
             )
     if (part.percentile_min, part.percentile_max) != (0.0, 100.0) and not dead:
-        kept = _keep_percentiles(kept, activation, part)
-    rows = np.flatnonzero(kept)
+        kept = _keep_percentiles(np.ones(len(examples), dtype=np.bool_) if kept is None else kept, activation, part)
+    rows = all_rows(len(examples)) if kept is None else np.flatnonzero(kept)
     size, warnings = len(rows), []
     if part.sample_size is not None and part.sample_size < size:
         rng = np.random.default_rng([part.random_seed, SAMPLING_STREAM])
@@ -75,7 +75,7 @@ def select(
         warnings.append(f"sample_size {part.sample_size:,} is more than the slice has: all {size:,} examples are used")
     return Population(
         rows=rows,
-        activation=activation[rows],
+        activation=activation if len(rows) == len(activation) else activation[rows],
         size=size,
         description=describe(part, weapons),
         dead=dead,

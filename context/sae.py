@@ -83,9 +83,16 @@ class SparseAutoencoder:
         """Length d of a pooled vector."""
         return self.encoder_weight.shape[1]
 
+    def readers(self, features: Sequence[int] | NDArray[np.integer[Any]]) -> tuple[Array, Array]:
+        """Weight [k, d] and offset [k], float64, of features: h = weight . x + offset, without centring x first."""
+        weight = self.encoder_weight[np.asarray(features, dtype=np.intp)]
+        return weight, self.encoder_bias[features].astype(np.float64) - weight @ self.decoder_bias.astype(np.float64)
+
     def pre_activation(self, pooled: Array, feature: int) -> Array:
         """h = w_f . (x - b_dec) + b_f of pooled vectors [..., d]; returns [...]."""
-        return (pooled - self.decoder_bias) @ self.encoder_weight[feature] + self.encoder_bias[feature]
+        weight, offset = self.readers([feature])
+        hidden = pooled @ weight[0]
+        return hidden + hidden.dtype.type(offset[0])
 
     def activation(self, pooled: Array, feature: int) -> Array:
         """a = clamp(relu(h), 0, 6) of pooled vectors [..., d]; returns [...]."""

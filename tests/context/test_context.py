@@ -209,6 +209,92 @@ def test_the_second_feature_of_the_same_sets_costs_no_pass(small_bundle):
     assert (second.passes_made, second.passes_saved) == (0, 100)
 
 
+@pytest.mark.parametrize("oracle", ["network", "test world"])
+def test_features_read_together_are_those_read_one_by_one(small_bundle, truth, oracle, naive_pooled):
+    class Known:
+        def pooled(self, sets, job=None):
+            return naive_pooled[: len(sets)]
+
+    context = opened(small_bundle, **({} if oracle == "network" else {"oracle": Known()}))
+    sets, features = context.sets(np.arange(50)), [7, 0, 11]
+    together = context.evaluate_many(sets, features)
+    assert together.pre.shape == together.activation.shape == (3, 50)
+    assert np.allclose(together.activation, truth[:50, features].T, atol=1e-5)
+    for row, feature in enumerate(features):
+        assert np.allclose(together.pre[row], context.evaluate(sets, feature).pre, atol=1e-6)
+
+
+def test_features_read_together_cost_the_passes_of_one(small_bundle):
+    context, one, many = opened(small_bundle), Job(), Job()
+    context.evaluate(context.sets(np.arange(100)), 0, one)
+    context.oracle.cache.clear()
+    context.evaluate_many(context.sets(np.arange(100)), range(12), many)
+    assert many.passes_made == one.passes_made > 0
+
+
+def test_reading_no_sets_or_no_features_gives_arrays_of_that_shape(small_bundle):
+    context = opened(small_bundle, compute=Compute("cpu", "float64"))
+    none = context.sets(np.arange(0))
+    assert context.evaluate(none, 0).pre.shape == (0,)
+    assert context.evaluate_many(none, [0, 1]).pre.shape == (2, 0)
+    assert context.evaluate_many(context.sets(np.arange(3)), []).pre.shape == (0, 3)
+    assert context.evaluate(none, 0).pre.dtype == np.float64
+
+
+def test_columns_are_forgotten_when_they_take_too_much(small_bundle, monkeypatch):
+    monkeypatch.setattr("mechinterp_runner.context.context._COLUMN_BYTES", 3 * 4 * N)
+    context = opened(small_bundle)
+    first = context.activations(0)
+    for feature in (1, 2, 0, 4):
+        context.activations(feature)
+    assert context.activations(0) is first
+    for feature in (5, 6, 7):
+        context.activations(feature)
+    assert context.activations(0) is not first
+    assert np.array_equal(context.activations(0), first)
+
+
+def test_one_column_is_kept_however_large(small_bundle, monkeypatch):
+    monkeypatch.setattr("mechinterp_runner.context.context._COLUMN_BYTES", 1)
+    context = opened(small_bundle)
+    assert context.activations(1) is context.activations(1)
+
+
+def test_derived_matrices_are_forgotten_when_they_take_too_much(small_bundle, monkeypatch):
+    monkeypatch.setattr("mechinterp_runner.context.context._DERIVED_BYTES", 2_000)
+    context, made = opened(small_bundle), []
+
+    def derive(name, size):
+        return context.derived(name, lambda: made.append(name) or np.zeros(size, np.uint8))
+
+    for name in ("a", "b", "a", "c", "a", "b"):
+        derive(name, 900)
+    derive("huge", 10_000)
+    derive("huge", 10_000)
+    assert made == ["a", "b", "c", "b", "huge"]
+
+
+@pytest.mark.parametrize(("dtype", "measured"), [("float32", False), ("float64", False), ("bfloat16", True)])
+def test_what_bfloat16_costs_is_measured_and_said(small_bundle, naive_pooled, small_contents, dtype, measured):
+    context, job = opened(small_bundle, compute=Compute("cpu", dtype)), Job()
+    context.evaluate(context.sets(np.arange(100)), 0, job)
+    said = context.describe()["differs_from_float32"]
+    assert (said is not None) == measured
+    assert bool(job.warnings) == measured
+    if said is not None:
+        vectors = context.oracle.pooled(context.sets(np.arange(N)))
+        weights = small_contents.sae_state["encoder.weight"]
+        assert 0 < said["pooled"] <= np.abs(vectors - naive_pooled).max() + 1e-5
+        assert 0 < said["pre_activation"] <= np.abs((vectors - naive_pooled) @ weights.T).max() + 1e-4
+        assert said["largest_pooled"] <= np.abs(naive_pooled).max() + 1e-5
+        assert f"up to {said['pooled']:.2g}" in job.warnings[0]
+
+
+def test_bfloat16_is_compared_on_single_tokens_where_there_are_no_examples(write_variant, without_examples):
+    context = opened(write_variant(**without_examples), compute=Compute("cpu", "bfloat16"))
+    assert context.describe()["differs_from_float32"]["pooled"] > 0
+
+
 def test_derived_matrices_are_made_once_even_when_many_ask(small_bundle):
     context, made = opened(small_bundle), []
     start = threading.Barrier(6)

@@ -1,8 +1,10 @@
 """Where the network runs: what is asked for, what is there, and what is chosen."""
 
+import contextlib
+
 import pytest
 import torch
-from mechinterp_runner.context.device import Compute, cpu_count
+from mechinterp_runner.context.device import Compute, cpu_count, full_precision
 from mechinterp_runner.schemas.errors import RequestError
 
 
@@ -79,6 +81,29 @@ def test_threads_asked_for_are_set_and_otherwise_left_alone():
         assert Compute().apply_threads() == before + 1
     finally:
         torch.set_num_threads(before)
+
+
+PRECISION = "fp32_precision" if hasattr(torch.backends.cuda.matmul, "fp32_precision") else "allow_tf32"
+
+
+@pytest.mark.parametrize("before", ["highest", "high", "medium"])
+def test_products_are_made_in_full_precision_and_what_was_set_comes_back(before):
+    def now() -> tuple[str, bool]:
+        return torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32
+
+    found, inside = now(), []
+    try:
+        torch.set_float32_matmul_precision(before)
+        own = now()
+        with full_precision():
+            inside.append(getattr(torch.backends.cuda.matmul, PRECISION))
+        assert inside[0] in {False, "ieee"}
+        assert now() == own
+        with contextlib.suppress(KeyError), full_precision():
+            raise KeyError
+        assert now() == own
+    finally:
+        torch.set_float32_matmul_precision(found[0])
 
 
 def test_there_is_at_least_one_core():

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from mechinterp_runner.context.bundle import Bundle
 from mechinterp_runner.context.context import Context
-from mechinterp_runner.context.examples import Examples, open_examples
+from mechinterp_runner.context.examples import Examples, all_rows, open_examples
 from mechinterp_runner.context.token_sets import levels_of
+from mechinterp_runner.schemas.vocabulary import Vocabulary
 
 
 @pytest.fixture
@@ -114,3 +115,38 @@ def test_examples_without_any_token_can_be_read(write_variant):
     assert examples is not None
     assert not examples.sets(np.arange(2)).present.any()
     assert examples.clusters.tolist() == [0, 0]
+
+
+def plain_examples(build_id, weapon) -> Examples:
+    n = len(weapon)
+    return Examples(
+        weapon=np.array(weapon, dtype=np.int32),
+        indptr=np.arange(n + 1, dtype=np.int64),
+        tokens=np.zeros(n, dtype=np.int16),
+        levels=np.zeros((n, 1), dtype=np.uint8),
+        build_id=np.array(build_id, dtype=np.int32),
+        vocabulary=Vocabulary.from_mapping({"comeback": 0, "<NULL>": 1, "<PAD>": 2}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("build_id", "weapon", "expected"),
+    [
+        ([0, 2, 1, 2], [5, 6, 5, 6], [0, 2, 1, 2]),
+        ([7, 3, 7, 12], [5, 6, 5, 6], [1, 0, 1, 2]),
+        ([-4, 2_000_000_000, -4, 8], [0, 0, 0, 0], [0, 2, 0, 1]),
+        ([0, 0, 1, 1], [5, 6, 5, 5], [0, 1, 2, 2]),
+    ],
+    ids=["ranks already", "gaps", "far apart", "a build number on two weapons"],
+)
+def test_clusters_are_numbered_without_gaps_whatever_the_build_numbers(build_id, weapon, expected):
+    examples = plain_examples(build_id, weapon)
+    assert examples.clusters.tolist() == expected
+    assert examples.clusters.dtype == np.int32
+
+
+def test_all_rows_are_made_once_and_cannot_be_written_to():
+    assert all_rows(1000) is all_rows(1000)
+    assert np.array_equal(all_rows(1000), np.arange(1000))
+    with pytest.raises(ValueError, match="read-only"):
+        all_rows(1000)[0] = 1

@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from mechinterp_runner.context.bundle import MANIFEST, Bundle
 from mechinterp_runner.context.device import Compute
 from mechinterp_runner.context.examples import open_examples
@@ -26,9 +27,9 @@ def watch(oracle: NetworkOracle) -> list[list[list[int]]]:
     shown, model = [], oracle.model()
     original = model.pooled
 
-    def pooled(tokens, weapons, padding=None):
+    def pooled(tokens, weapons):
         shown.append(tokens.tolist())
-        return original(tokens, weapons, padding)
+        return original(tokens, weapons)
 
     model.pooled = pooled
     return shown
@@ -128,6 +129,51 @@ def test_no_batch_is_larger_than_memory_allows(small_bundle, sets, monkeypatch):
     shown = watch(oracle)
     assert np.allclose(oracle.pooled(sets), expected, atol=1e-6)
     assert max(map(len, shown)) == 7
+
+
+def test_vectors_are_projected_as_numpy_projects_them(small_bundle, sets, naive_pooled):
+    rng = np.random.default_rng(2)
+    weight, offset = rng.normal(size=(5, 8)), rng.normal(size=5)
+    wanted = weight @ naive_pooled.T + offset[:, None]
+    for dtype, error in (("float32", 1e-4), ("float64", 1e-11)):
+        oracle = oracle_of(small_bundle, dtype)
+        for _ in range(2):
+            assert np.abs(oracle.project(sets, weight, offset) - wanted).max() < error
+
+
+def test_weights_vectors_and_what_is_read_of_them_stay_on_the_device(small_bundle, sets, monkeypatch):
+    # A device of torch that holds no data: what mixes it with the CPU fails, and so does reading anything back.
+    monkeypatch.setattr(Compute, "resolved_device", lambda _self: "meta")
+    oracle = oracle_of(small_bundle)
+    with pytest.raises(NotImplementedError, match="meta tensor"):
+        oracle.project(sets, np.ones((2, 8), np.float32), np.zeros(2))
+    assert len(oracle.cache) == len(distinct(sets))
+    assert oracle.cache.vectors(np.arange(3)).device.type == "meta"
+    assert oracle.model().device.type == "meta"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-4), ("float64", 1e-10)])
+def test_on_a_gpu_vectors_are_those_of_the_cpu_in_float64(small_bundle, sets, naive_pooled, dtype, error):
+    bundle = Bundle.open(small_bundle, hash_files=False)
+    compute = Compute(device="cuda", dtype=dtype)
+    oracle = NetworkOracle(bundle, bundle.manifest.model, bundle.vocabulary(), compute, 1 << 20)
+    for _ in range(2):
+        assert np.abs(oracle.pooled(sets) - naive_pooled).max() < error
+    assert oracle.cache.vectors(np.arange(3)).device.type == "cuda"
+
+
+def test_a_small_cache_projects_as_a_large_one_does(small_bundle, sets, naive_pooled):
+    weight = np.random.default_rng(2).normal(size=(2, 8)).astype(np.float32)
+    found = oracle_of(small_bundle, cache_bytes=3 * 8 * 4).project(sets, weight, np.zeros(2))
+    assert np.allclose(found, weight @ naive_pooled.T, atol=1e-4)
+
+
+def test_cached_vectors_cannot_be_changed_by_who_was_given_them(small_bundle, sets):
+    oracle = oracle_of(small_bundle)
+    before = oracle.pooled(sets).copy()
+    oracle.pooled(sets)[:] = 0
+    assert np.array_equal(oracle.pooled(sets), before)
 
 
 def test_the_order_of_the_sets_does_not_matter(small_bundle, sets):
