@@ -9,6 +9,7 @@ from typing import get_args
 from ...schemas.catalogue import Toolset, catalogue, runner_names
 from ...schemas.errors import UnknownNameError
 from ..app import App
+from .feature_tools import feature_tools
 from .run_tools import experiment_tool, run_tools
 from .served import ServedTool
 from .store_tools import store_tools
@@ -23,6 +24,7 @@ AROUND = (
     "validate_spec",
     "list_results",
     "describe_context",
+    "find_features",
 )
 """The tools around the experiments."""
 
@@ -61,7 +63,7 @@ def select(app: App, selection: Selection) -> Sequence[ServedTool]:
         UnknownNameError: a toolset or a tool does not exist.
     """
     experiments = {item.type: experiment_tool(app, item) for item in catalogue().values()}
-    around = {tool.name: tool for tool in (*run_tools(app), *store_tools(app))}
+    around = {tool.name: tool for tool in (*run_tools(app), *store_tools(app), *feature_tools(app))}
     known = experiments | around
     selection.check()
     if not selection.toolsets and not selection.tools:

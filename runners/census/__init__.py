@@ -1,0 +1,1 @@
+"""The census: a summary of every feature of a bundle."""
