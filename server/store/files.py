@@ -8,8 +8,8 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ...schemas.errors import StoreError
@@ -120,6 +120,36 @@ def publish(path: Path, data: bytes) -> bool:
     except OSError as error:
         raise store_error("write", path, error) from error
     return True
+
+
+def publish_all(contents: Mapping[Path, bytes]) -> set[Path]:
+    """Make many files appear as `publish` does, durably when this returns; returns those that were there already.
+
+    The folders are synced once for all, so that a file costs less than one that is published alone.
+
+    Raises:
+        StoreError: a folder cannot be written; none of the files was left in it.
+    """
+    made, taken = list[Path](), set[Path]()
+    at = next(iter(contents), Path())
+    try:
+        with ExitStack() as stack:
+            written = dict[Path, Path]()
+            for at, data in contents.items():
+                written[at] = stack.enter_context(temporary(at.parent, data))
+            for at, source in written.items():
+                try:
+                    os.link(source, at)
+                    made.append(at)
+                except FileExistsError:
+                    taken.add(at)
+        for folder in {path.parent for path in made}:
+            sync_folder(folder)
+    except OSError as error:
+        for path in made:
+            path.unlink(missing_ok=True)
+        raise store_error("write", at, error) from error
+    return taken
 
 
 def _sync_or_take_back(path: Path) -> None:

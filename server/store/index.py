@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from platformdirs import user_cache_path
 
@@ -28,6 +28,8 @@ Answer = TypeVar("Answer")
 _VERSION = 3
 _BUSY_SECONDS = 30.0
 _RACY_NS = 2_000_000_000
+_MOST_VALUES = 500
+"""Values in one statement: SQLite takes 999 in its older versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +297,20 @@ def by_digest(connection: sqlite3.Connection, digest: str) -> Entry | None:
         (digest,),
     ).fetchone()
     return _entry(row) if row else None
+
+
+def having(connection: sqlite3.Connection, column: Literal["digest", "spec_id"], values: Sequence[str]) -> list[Entry]:
+    """The entries that have one of the values in a column; successful originals come first."""
+    found = list[Entry]()
+    for at in range(0, len(values), _MOST_VALUES):
+        part = values[at : at + _MOST_VALUES]
+        rows = connection.execute(
+            f"SELECT {', '.join(_COLUMNS)} FROM results WHERE {column} IN ({', '.join('?' * len(part))}) "  # noqa: S608
+            "ORDER BY success DESC, cached, stored_at",
+            part,
+        )
+        found += map(_entry, rows)
+    return found
 
 
 def ids(connection: sqlite3.Connection) -> list[str]:

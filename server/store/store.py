@@ -12,10 +12,11 @@ import os
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from ...schemas.errors import IdTakenError, RequestError, StoreError, nearest
 from ...schemas.manifest import is_name
@@ -134,6 +135,58 @@ class Store:
             _log.warning("%s is stored, but the index has not taken it up yet: %s", name, error)
         return self.results / name
 
+    def publish_all(self, runs: Sequence[tuple[ExperimentSpec, ExperimentResult]]) -> list[str]:
+        """Store many specs with their results as one group, which costs less than each alone, and index them.
+
+        Returns:
+            Ids that were taken meanwhile, whose results were not stored; all others are on disk.
+
+        Raises:
+            StoreError: the folder cannot be written; none of the files was left in it.
+        """
+        taken: list[str] | None = None
+
+        def store(connection: sqlite3.Connection) -> None:
+            nonlocal taken
+            with index.writing(connection):
+                if taken is None:
+                    known = {
+                        entry.spec_id for entry in index.having(connection, "spec_id", [each.id for each, _ in runs])
+                    }
+                    taken = [*known, *self.write_all([run for run in runs if run[0].id not in known])]
+                for spec, result in runs:
+                    if spec.id not in taken:
+                        index.put(connection, entry_of(result, spec.file_name()))
+
+        try:
+            self.index.use(store)
+        except IndexUnusableError as error:
+            taken = self.write_all(runs) if taken is None else taken
+            _log.warning("%d results are stored, but the index has not taken them up yet: %s", len(runs), error)
+        return taken or []
+
+    def write_all(self, runs: Sequence[tuple[ExperimentSpec, ExperimentResult]]) -> list[str]:
+        """Store the files of `publish_all` and leave the index to the host that it belongs to."""
+        for folder in (self.specs, self.results):
+            files.make_folder(folder)
+        contents = {self.specs / spec.file_name(): _json_of(spec) for spec, _ in runs}
+        contents |= {self.results / spec.file_name(): _json_of(result) for spec, result in runs}
+        there = files.publish_all(contents)
+        return [spec.id for spec, _ in runs if self.results / spec.file_name() in there]
+
+    def take_up(self, entries: Sequence[Entry]) -> None:
+        """Index results whose files are stored; when the index cannot be written, it takes them up when next read."""
+
+        def put(connection: sqlite3.Connection) -> None:
+            with index.writing(connection):
+                for entry in entries:
+                    index.put(connection, entry)
+
+        try:
+            self.index.use(put)
+        except IndexUnusableError as error:
+            _log.warning("%d results are stored, but the index has not taken them up yet: %s", len(entries), error)
+
     def publish_unfinished(self, spec: ExperimentSpec, status: Outcome, message: str) -> Path:
         """Store a run that ended without a result of its own, as a record with no tables; errors as for `publish`."""
         return self.publish(spec, unfinished(spec, status, message))
@@ -141,9 +194,9 @@ class Store:
     def _publish(self, spec: ExperimentSpec, result: ExperimentResult) -> None:
         self.check_id(spec)
         name = spec.file_name()
-        new_spec = files.publish(self.specs / name, spec.model_dump_json(indent=1).encode())
+        new_spec = files.publish(self.specs / name, _json_of(spec))
         try:
-            stored = files.publish(self.results / name, result.model_dump_json(indent=1).encode())
+            stored = files.publish(self.results / name, _json_of(result))
         except BaseException:
             if new_spec:
                 (self.specs / name).unlink(missing_ok=True)
@@ -247,6 +300,10 @@ class Store:
         """The successful result of the same question, or None."""
         return self._ask(lambda connection: index.by_digest(connection, digest))
 
+    def having(self, column: Literal["digest", "spec_id"], values: Sequence[str]) -> list[Entry]:
+        """The entries of many digests or ids, successful originals first."""
+        return self._ask(lambda connection: index.having(connection, column, values))
+
     def search(self, query: Query) -> tuple[int, list[Entry]]:
         """How many results match, and the page asked for, newest first."""
         return self._ask(lambda connection: index.search(connection, query))
@@ -312,6 +369,10 @@ class Store:
             raise RequestError(
                 f"id {spec_id!r} is not allowed: letters, digits, '.', '_' and '-' only, at most 64, no path."
             )
+
+
+def _json_of(record: ExperimentSpec | ExperimentResult) -> bytes:
+    return record.model_dump_json(indent=1).encode()
 
 
 def _json_names(folder: Path) -> set[str]:

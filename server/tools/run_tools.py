@@ -8,14 +8,16 @@ from typing import Any
 import anyio
 from pydantic import BaseModel
 
-from ...schemas.catalogue import Experiment
+from ...schemas.catalogue import Experiment, find
 from ...schemas.errors import RequestError
 from ...schemas.spec import ExperimentSpec, parse_spec, parse_spec_json
 from .. import queries
 from ..answers import Answer, Sent
 from ..app import App
+from ..batch.handles import BatchView, batch_view, read_specs, summarise_at_end
+from ..batch.summary import default_path
+from ..executor import digest_of
 from ..queries import BatchArguments, CancelArguments, GetArguments, SpecArguments
-from ..work.batch import BatchView, batch_view, read_specs
 from ..work.run import Run
 from ..work.showing import elsewhere_answer, ended_answer, unended_answer
 from . import schema as tool_schema
@@ -85,11 +87,13 @@ def _run_spec(app: App) -> ServedTool:
 def _run_batch(app: App) -> ServedTool:
     async def handler(arguments: dict[str, Any], client: Client) -> BaseModel:
         given = tool_schema.validated(BatchArguments, arguments)
-        specs = await app.study(lambda: _checked(app, given))
+        specs, digests = await app.study(lambda: _checked(app, given))
+        summary = default_path(app.store.root, digests)
         async with app.asked(lambda: app.runs.submit_all(specs, fresh=given.fresh)) as runs:
+            await app.read(lambda: summarise_at_end(runs, app.store, summary))
             await _wait_for_all(app, runs, given.wait_s, client)
             await app.read(lambda: [app.runs.keep(run) for run in runs])
-        return batch_view(runs)
+        return batch_view(runs, summary)
 
     return make_tool(
         "run_batch",
@@ -103,11 +107,16 @@ def _run_batch(app: App) -> ServedTool:
     )
 
 
-def _checked(app: App, given: BatchArguments) -> list[ExperimentSpec]:
-    def accept(spec: ExperimentSpec) -> None:
-        app.executor.accept(spec, app.contexts.get(spec.model_type))
+def _checked(app: App, given: BatchArguments) -> tuple[list[ExperimentSpec], list[str]]:
+    """The specs and the digests of their questions."""
+    digests = list[str]()
 
-    return read_specs(given.specs, given.path, app.home.root, accept)
+    def accept(spec: ExperimentSpec) -> None:
+        context = app.contexts.get(spec.model_type)
+        app.executor.accept(spec, context)
+        digests.append(digest_of(spec, context, find(spec.type)))
+
+    return read_specs(given.specs, given.path, app.home.root, accept), digests
 
 
 async def _wait_for_all(app: App, runs: Sequence[Run], seconds: float, client: Client) -> None:

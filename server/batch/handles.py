@@ -1,23 +1,28 @@
-"""Many specs at once: read, all checked before one is run, and shown as a list of handles."""
+"""The batch of a tool: its specs, and its runs shown as a list of handles."""
 
 from __future__ import annotations
 
-import json
+import logging
+import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pydantic import Field
 
-from ...schemas.errors import RequestError
-from ...schemas.result import Record
-from ...schemas.spec import ExperimentSpec, parse_spec
-from .run import Run
+from ...schemas.errors import MechinterpError, RequestError
+from ...schemas.result import ExperimentResult, Record
+from ...schemas.spec import ExperimentSpec
+from ..store.store import Store
+from ..work.run import NotStartedError, Run
+from .specs import Item, Reader, each_checked, lines_of
+from .summary import Row, check_summary, row_of, row_without_result, write_summary
 
 MAX_SPECS = 200
 _MAX_BYTES = 4 * 1024 * 1024
-_SHOWN_ERRORS = 10
+_log = logging.getLogger(__name__)
 
 
 class BatchRow(Record):
@@ -35,6 +40,7 @@ class BatchView(Record):
 
     headline: str
     runs: list[BatchRow] = Field(description="The same run_id twice: two specs asked the same.")
+    summary: str = Field(description="Parquet file, a row a spec; written when all have ended.")
     hints: list[str] = Field(default_factory=list)
 
 
@@ -55,37 +61,22 @@ def read_specs(
     """
     if (given is None) == (path is None):
         raise RequestError("give either specs or path: a list of specs, or a JSONL file of them. Nothing was run.")
-    items = list(enumerate(given or (), 1)) if path is None else list(_lines(_inside(path, home)))
+    items: list[tuple[str, Item]] = [(f"spec {at}", item) for at, item in enumerate(given or (), 1)]
+    if path is not None:
+        items = [(f"line {at}", line) for at, line in lines_of(_inside(path, home))]
     if not 0 < len(items) <= MAX_SPECS:
         raise RequestError(
-            f"a batch holds 1 to {MAX_SPECS} specs; got {len(items):,}. Send them in parts. Nothing was run."
+            f"a batch holds 1 to {MAX_SPECS} specs; got {len(items):,}. Send them in parts, or run them all with "
+            f"`mechinterp-runner batch`. Nothing was run."
         )
-    specs, wrong = list[ExperimentSpec](), list[str]()
-    for at, item in items:
-        try:
-            specs.append(_spec(item))
-            accept(specs[-1])
-        except RequestError as error:
-            wrong.append(f"{'spec' if path is None else 'line'} {at}: {error}")
-    if wrong:
-        more = f"\n... and {len(wrong) - _SHOWN_ERRORS:,} more" if len(wrong) > _SHOWN_ERRORS else ""
-        raise RequestError(
-            f"{len(wrong):,} of {len(items):,} specs are wrong, and none was run:\n"
-            + "\n".join(wrong[:_SHOWN_ERRORS])
-            + more
-        )
-    return specs
+    read = Reader()
 
+    def check(item: Item) -> ExperimentSpec:
+        spec = read(item)
+        accept(spec)
+        return spec
 
-def _spec(item: object) -> ExperimentSpec:
-    if isinstance(item, str):
-        try:
-            item = json.loads(item)
-        except ValueError as error:
-            raise RequestError(f"no JSON: {error}.") from error
-    if not isinstance(item, dict):
-        raise RequestError(f"expected a spec, a JSON object; got {type(item).__name__}.")
-    return parse_spec(cast("dict[str, Any]", item))
+    return each_checked(items, check)
 
 
 def _inside(path: str, home: Path) -> Path:
@@ -104,15 +95,41 @@ def _inside(path: str, home: Path) -> Path:
     return found
 
 
-def _lines(path: Path) -> Iterable[tuple[int, str]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"path {path}: it cannot be read as text: {error}. Nothing was run.") from error
-    return ((at, line) for at, line in enumerate(text.split("\n"), 1) if line.strip())
+def summarise_at_end(runs: Sequence[Run], store: Store, path: Path) -> None:
+    """Write the summary of some runs when the last of them has ended, on the thread that ended it.
+
+    Raises:
+        RequestError: what is there is no summary.
+        StoreError: it cannot be written there.
+    """
+    check_summary(path)
+    left, guard = len(runs), threading.Lock()
+
+    def one_ended(_ended: Future[ExperimentResult]) -> None:
+        nonlocal left
+        with guard:
+            left -= 1
+            last = not left
+        if last:
+            try:
+                write_summary(path, [_summary_row(run, store) for run in runs])
+            except MechinterpError as error:
+                _log.warning("the summary of a batch was not written: %s", error)
+
+    for run in runs:
+        run.ended.add_done_callback(one_ended)
 
 
-def batch_view(runs: Sequence[Run]) -> BatchView:
+def _summary_row(run: Run, store: Store) -> Row:
+    error = run.ended.exception()
+    if error is not None:
+        status = "cancelled" if isinstance(error, NotStartedError) else "refused"
+        return row_without_result(run.spec, status, str(error))
+    shown = run.ended.result()  # what the spec's outputs show of it
+    return row_of(store.result(shown.spec_id), cached=shown.cached)
+
+
+def batch_view(runs: Sequence[Run], summary: Path) -> BatchView:
     """How the runs of a batch stand."""
     rows = [_row(run) for run in runs]
     counts = Counter(row.status for row in rows)
@@ -120,6 +137,7 @@ def batch_view(runs: Sequence[Run]) -> BatchView:
     return BatchView(
         headline=f"{len(rows):,} specs: {told}",
         runs=rows,
+        summary=str(summary),
         hints=["get_run(run_id=..., wait_s=45) waits for one and shows it; list_results shows all that have ended."],
     )
 
