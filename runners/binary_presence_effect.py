@@ -33,7 +33,7 @@ from .design.report import (
 from .design.unit_columns import UnitColumns
 from .design.unit_effects import UnitEffects, unit_design, unit_effects
 from .design.units import Unit
-from .parts.influence.association import NOT_READ, NOT_RUN, Association, associate, population_columns
+from .parts.influence.association import NOT_READ, NOT_RUN, Association, associate, population_columns, prepare
 from .parts.influence.binary_conditional import (
     Conditional,
     ConditionalEffect,
@@ -205,9 +205,8 @@ def run(spec: BinaryPresenceSpec, ctx: Context, job: Job) -> Findings:
         ctx,
         spec.feature_id,
         population,
-        columns,
+        prepare(ctx, population, columns, by_count=False),
         split,
-        stratum=ctx.data.weapon[population.rows],
         min_effect=min_effect,
         seed=spec.dataset_slice.random_seed,
         job=job,

@@ -194,7 +194,10 @@ def run(spec: FamilySweepSpec, ctx: Context, job: Job) -> Findings:
     main_only = ctx.vocabulary.is_main_only(spec.variables.family)
     job.partial(rung_stats(curve, spec.variables.family, main_only=main_only))
     if method == "observational":
-        return observed_findings(spec, ctx, job, family=spec.variables.family, curve=curve, min_effect=min_effect)
+        family = spec.variables.family
+        return observed_findings(
+            spec, ctx, job, family=family, curve=curve, population=population, min_effect=min_effect
+        )
     return _interventional(spec, ctx, job, curve=curve, min_effect=min_effect)
 
 

@@ -31,7 +31,7 @@ from .design.report import (
 from .parts.heatmap.effects import CONFIRM_STREAM, contrasts, measure, peak_confirmed, random_effects, read_pattern
 from .parts.heatmap.grid import Grid, clashes, make_grid, write_cells
 from .parts.heatmap.notes import census_notes, slot_notes
-from .parts.heatmap.observed import grid_cells, observe_cells, observed_pattern
+from .parts.heatmap.observed import grid_examples, observe_cells, observed_pattern
 from .parts.heatmap.rows import Heat, HeatmapCell, heat_numbers, heatmap_table
 from .parts.heatmap.text import headline, heat_findings
 
@@ -168,8 +168,7 @@ def run(spec: HeatmapSpec, ctx: Context, job: Job) -> Findings:
     for resolution in grid.resolutions():
         job.warn(resolution)
     min_effect = smallest_effect(spec, ctx, spec.variables.min_effect) or 0.0
-    cell = grid_cells(ctx, population, grid)
-    n_data = np.bincount(cell[cell >= 0], minlength=len(grid.cells))
+    n_data = grid_examples(ctx, population, grid).counts
     if method == "observational":
         return _observational(spec, ctx, job, grid=grid, population=population, n_data=n_data, min_effect=min_effect)
     return _interventional(spec, ctx, job, grid=grid, n_data=n_data, min_effect=min_effect)

@@ -104,14 +104,14 @@ def run(spec: FeatureOverviewSpec, ctx: Context, job: Job) -> Findings:
     top = ctx.effective_max(spec.feature_id) or 0.0
     job.warn(CORRELATIONAL)
     split = split_high(population, read_percentile(variables.high_percentile, job), job)
-    units = unit_effects(unit_design(ctx, population.rows), population, min_effect)
+    units = unit_effects(unit_design(ctx, population), population, min_effect)
     job.partial(top_tokens(units, population, variables.top_k))
     job.partial(family_shares_table(units, split))
     weapons = _weapons(spec, ctx, population, min_effect, job)
     job.partial(core_and_tail(ctx, population, units.units, top))
     job.partial(example_builds(ctx, population, top, variables.n_examples, seed))
     job.partial(histogram(population))
-    chance = specificity(units, population, null_activations(ctx, spec.feature_id, population, seed))
+    chance = specificity(ctx, units, population, null_activations(ctx, spec.feature_id, population, seed))
     seen = what_stands_out(ctx, units, weapons, chance)
     custom: dict[str, Any] = {
         "method": "observational",

@@ -42,7 +42,7 @@ from .parts.itemsets.report import (
     scope,
 )
 from .parts.itemsets.rows import SURE, ItemsetRow, Scores, closed_counts, itemset_table, score
-from .stats.itemsets import MAX_ITEMSETS, Itemsets, PackedItems, TooManyItemsets, fewest
+from .stats.itemsets import MAX_ITEMSETS, Itemsets, TooManyItemsets, fewest
 
 Bools = NDArray[np.bool_]
 PERMUTATION_STREAM = 17
@@ -127,9 +127,9 @@ def _mine(spec: ItemsetSpec, ctx: Context, population: Population, job: Job) -> 
     items = transactions(ctx, population, _kind(variables))
     min_count = fewest(variables.min_support, split.n_high)
     fixed = [ctx.vocabulary.family_index[unit.family] for unit in parse_conditions(variables.condition_on, ctx)]
-    enough = items.held.sum(axis=0) >= min_count
+    enough = items.count >= min_count
     mined = Mined(
-        held=items.held,
+        rows=items.rows,
         packed=items.packed,
         blocks=items.blocks,
         min_count=min_count,
@@ -138,7 +138,7 @@ def _mine(spec: ItemsetSpec, ctx: Context, population: Population, job: Job) -> 
         family=items.family if "one_rung_per_family" in spec.constraints else None,
     )
     try:
-        found = mined.frequent(PackedItems.of(items.held[split.high]), job.check)
+        found = mined.frequent(items.rows.packed(np.flatnonzero(split.high)), job.check)
     except TooManyItemsets as error:
         raise _too_many(spec, error) from error
     return Mining(split, items, mined, found)
@@ -191,7 +191,7 @@ def run(spec: ItemsetSpec, ctx: Context, job: Job) -> Findings:
     if not len(mining.found):
         return _no_itemset(spec, mining, population).model_copy(update={"diagnostics": plain})
     scores = _scores(spec, mining, job)
-    book = EffectBook.of(ctx, population, mining.items.held, spec.dataset_slice.random_seed)
+    book = EffectBook.of(ctx, population, mining.items.rows, spec.dataset_slice.random_seed)
     n_scored = min(max(SCORED, variables.top_k), len(scores.sets))
     n_effects = book.learn(scores.sets.take(np.arange(n_scored)))
     table = itemset_table(
@@ -327,7 +327,7 @@ def _summary(table: Table, n_effects: int, n: int, numbers: dict[str, Any]) -> A
 def _counts(mining: Mining, scores: Scores, table: Table) -> dict[str, Any]:
     """How many of all itemsets, shown or not, are significant, closed and maximal."""
     numbers: dict[str, Any] = {"n_significant": int((scores.p_adjusted < SURE).sum())}
-    counted = closed_counts(scores, mining.mined, mining.items.held[mining.split.high], table)
+    counted = closed_counts(scores, mining.mined, mining.items.rows.held(np.flatnonzero(mining.split.high)), table)
     if counted is None:
         reason = f"too many itemsets ({len(scores.sets):,}) to compare each with all that are larger"
         return numbers | {"n_closed": None, "n_maximal": None, "closed_reason": reason}

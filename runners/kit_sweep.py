@@ -20,10 +20,9 @@ from .parts.kits.chosen import SHOWN_KINDS, choose_parts
 from .parts.kits.observed import observed_findings, read_kits, silent_parts
 from .parts.kits.swapped import PartEffect, no_parts, part_effect_table, swap_parts, swapped_findings
 from .parts.kits.tables import Kind, PartStat, PartTable, part_stats, part_table
+from .parts.weapons.by_weapon import adjusted_weapons, by_weapon
 from .parts.weapons.effects import swap_design
 from .parts.weapons.gating import GATING
-from .parts.weapons.stats import dummy_design
-from .stats.regression import adjusted_group_effects
 
 Floats = NDArray[np.floating[Any]]
 
@@ -151,14 +150,12 @@ def _quiet(spec: KitSweepSpec, ctx: Context, population: Population, quiet: Find
 
 def _adjusted_weapons(ctx: Context, population: Population) -> Floats:
     """Effect of each weapon with the abilities held fixed, minus the n-weighted mean effect, [k]."""
-    rows = population.rows
-    weapon = np.asarray(ctx.data.weapon[rows], dtype=np.intp)
-    design = dummy_design(ctx, rows, weapon)
-    return adjusted_group_effects(population.activation, design, ctx.data.clusters[rows]).coefficient
+    grouping = by_weapon(ctx, population).grouping
+    return adjusted_weapons(ctx, population, grouping).coefficients(population.activation)
 
 
 def _warn_data(ctx: Context, population: Population, job: Job) -> None:
-    held = np.unique(ctx.data.weapon[population.rows]).tolist()
+    held = np.unique(by_weapon(ctx, population).grouping.cells.group).tolist()
     unknown = [ctx.weapons.facts[i].name for i in held if not ctx.weapons.facts[i].known]
     if unknown:
         job.warn(

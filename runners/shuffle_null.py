@@ -120,7 +120,7 @@ def run(spec: ShuffleNullSpec, ctx: Context, job: Job) -> Findings:
     plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job)
     if isinstance(found, str):
         return _unknown(spec, population, question, found, job).model_copy(update={"diagnostics": plain})
-    prepared = prepared_for(ctx, population.rows, question)
+    prepared = prepared_for(ctx, population, question)
     answer = Answer.of(question, found, prepared, population, min_effect or 0.0)
     if answer.share_movable < MOSTLY:
         job.warn(f"{1 - answer.share_movable:.0%} of the examples have no build of their size to change with")

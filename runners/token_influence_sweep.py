@@ -26,8 +26,8 @@ from .parts.influence.association import (
     NOT_RUN,
     Association,
     associate,
-    count_tertile,
     population_columns,
+    prepare,
 )
 from .parts.influence.report import (
     causal_diagnostics,
@@ -146,9 +146,8 @@ def run(spec: TokenInfluenceSpec, ctx: Context, job: Job) -> Findings:
         ctx,
         spec.feature_id,
         population,
-        columns,
+        prepare(ctx, population, columns, by_count=True),
         split,
-        stratum=ctx.data.weapon[population.rows].astype(np.int64) * 3 + count_tertile(columns),
         min_effect=min_effect,
         seed=spec.dataset_slice.random_seed,
         job=job,

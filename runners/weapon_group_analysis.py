@@ -32,12 +32,12 @@ from .parts.weapon_groups.tables import (
     Enrichment,
     WeaponEnrichment,
     class_enrichment,
-    class_names,
     class_rows,
     strongest_of_class,
     weapon_enrichment,
     weapon_rows,
 )
+from .parts.weapons.by_weapon import class_names
 from .parts.weapons.observed import observed_specificity, specificity_reason
 from .parts.weapons.stats import weapon_table
 

@@ -123,6 +123,7 @@ def _held(spec: WeaponSweepSpec, ctx: Context, population: Population) -> Popula
         rows=population.rows[rows],
         activation=population.activation[rows],
         description=_scope(spec, ctx, population),
+        key=None if population.key is None else f"{population.key} with {family} from {level} AP",
     )
 
 

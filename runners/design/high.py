@@ -81,13 +81,13 @@ def split_high(population: Population, percentile: float, job: Job) -> HighSplit
         job: receives the warning when the split was widened.
     """
     activation = population.activation
-    active = np.sort(activation[activation > 0])
+    active = activation[activation > 0]
     if not len(active):
         return HighSplit(np.zeros(len(activation), dtype=np.bool_), float("nan"), percentile)
     threshold = float(np.quantile(active, percentile / 100.0))
     high = (activation >= threshold) & (activation > 0)
     if high.sum() < min(ENOUGH_HIGH, len(active)):
-        threshold = float(active[-min(ENOUGH_HIGH, len(active))])
+        threshold = float(np.sort(active)[-min(ENOUGH_HIGH, len(active))])
         before, high = int(high.sum()), activation >= threshold
         which = f"top {int(high.sum())}" if len(active) > ENOUGH_HIGH else f"{len(active)} active ones"
         job.warn(f"only {before} examples reach percentile {percentile:g} of the active: widened to the {which}")

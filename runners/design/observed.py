@@ -14,8 +14,10 @@ from ...context.context import Context
 from ...context.population import Population
 from ...schemas.job import Job
 from ...schemas.result import Row, Status, Table
-from ..stats.groups import MIN_CLUSTERS, MIN_N, GroupMeans, group_means
-from ..stats.regression import ClusteredFit, within_groups
+from ..stats.cells import Grouping
+from ..stats.fixed_effects import FixedEffects
+from ..stats.groups import MIN_CLUSTERS, MIN_N, GroupMeans, means_of
+from ..stats.regression import ClusteredFit
 from ..stats.tails import benjamini_hochberg, sidak_level
 
 Floats = NDArray[np.floating[Any]]
@@ -99,25 +101,48 @@ def observed_curve(
     The within-weapon contrast is OLS on level dummies with weapon fixed effects, errors robust to clusters.
     Every level has its numbers; a verdict, and a share in the joint error, have those of ``asked`` (default: all).
     """
-    examples = ctx.data
     levels = (0, *ctx.vocabulary.rungs(family))
-    column = np.asarray(examples.levels[population.rows, ctx.vocabulary.family_index[family]])
-    group = np.searchsorted(np.asarray(levels), column)
-    clusters = examples.clusters[population.rows]
-    if examples.build_id is None:
+    held = _by_level(ctx, population, family, levels)
+    if ctx.data.build_id is None:
         job.warn("builds are unknown: errors are clustered by distinct (weapon, set), which may be too narrow")
-    means = group_means(population.activation, group, len(levels), clusters)
+    sums = held.grouping.sums(population.activation)
+    by_level = sums.regrouped(held.within.levels)
+    means = means_of(by_level)
     fits: list[ClusteredFit | None] = [None, None]
-    if means.n[0] > 0 and len(np.unique(clusters)) >= MIN_CLUSTERS and (means.n[1:] > 0).any():
-        dummies = (group[:, None] == np.arange(1, len(levels))).astype(np.float64)
-        weapon = np.asarray(examples.weapon[population.rows])
-        fits = [
-            within_groups(population.activation, dummies, fixed, clusters).guarded(means.support[1:])
-            for fixed in (np.zeros(len(group), dtype=np.int64), weapon)
-        ]
+    if means.n[0] > 0 and sums.cells.n_clusters >= MIN_CLUSTERS and (means.n[1:] > 0).any():
+        fits = [fit.guarded(means.support[1:]) for fit in (held.raw.fit(by_level), held.within.fit(sums))]
     chosen = levels[1:] if asked is None else tuple(level for level in levels[1:] if level in asked)
     status = _observed_status(fits[1], means, min_effect, np.isin(levels[1:], chosen))
     return ObservedCurve(levels, means, fits[0], fits[1], status, chosen)
+
+
+@dataclass(frozen=True)
+class _ByLevel:
+    """Where the examples of a population lie, by their level of one family.
+
+    Attributes:
+        grouping: by (weapon, level) and cluster.
+        within: effects of the levels with the weapon held fixed.
+        raw: effects of the levels over all weapons.
+    """
+
+    grouping: Grouping
+    within: FixedEffects
+    raw: FixedEffects
+
+
+def _by_level(ctx: Context, population: Population, family: str, levels: tuple[int, ...]) -> _ByLevel:
+    """Group a population's examples; made once for the rows, whatever the feature."""
+
+    def make() -> _ByLevel:
+        examples, rows, k = ctx.data, population.rows, len(levels)
+        column = np.asarray(examples.levels)[rows, ctx.vocabulary.family_index[family]]
+        label = np.asarray(examples.weapon)[rows] * k + np.searchsorted(np.asarray(levels), column)
+        grouping = Grouping.of(label, len(ctx.weapons) * k, examples.clusters[rows])
+        within = FixedEffects.of(grouping.cells, k)
+        return _ByLevel(grouping, within, FixedEffects.of(within.levels, k))
+
+    return ctx.derived_for(population, ("by level", family), make)
 
 
 def _observed_status(

@@ -121,7 +121,8 @@ class NullActivations:
 def null_activations(ctx: Context, feature: int, population: Population, seed: int) -> NullActivations | None:
     """Activations of 200 random directions on (at most 6,000 of) the examples of a population.
 
-    They are as often active over all examples, and as high, as the feature.
+    They are as often active over all examples, and as high, as the feature. The examples are read and projected once
+    for all features: matching scales and shifts each direction.
 
     Returns:
         None where the examples' pooled vectors are unknown or the feature is dead.
@@ -129,12 +130,21 @@ def null_activations(ctx: Context, feature: int, population: Population, seed: i
     directions, top = ctx.random_directions(), ctx.effective_max(feature)
     if directions is None or top is None:
         return None
-    positions = np.arange(len(population))
-    if len(positions) > _NULL_ROWS:
-        rng = np.random.default_rng([seed, NULL_STREAM])
-        positions = np.sort(rng.choice(len(population), _NULL_ROWS, replace=False))
-    matched = directions.matched(ctx.active_rate(feature), top)
-    return NullActivations(positions, matched.activation(ctx.pooled_of(population.rows[positions])))
+
+    positions = _null_positions(len(population), seed)
+    rows = population.rows[positions]
+    # The rows themselves are part of the name: a type may ask about a part of its population.
+    projection = ctx.derived_for(
+        population, ("null projection", rows.tobytes()), lambda: directions.project(ctx.pooled_of(rows))
+    )
+    return NullActivations(positions, directions.matched(ctx.active_rate(feature), top).of_projection(projection))
+
+
+def _null_positions(n: int, seed: int) -> NDArray[np.intp]:
+    """Positions of the examples that random directions are read on; ascending."""
+    if n <= _NULL_ROWS:
+        return np.arange(n)
+    return np.sort(np.random.default_rng([seed, NULL_STREAM]).choice(n, _NULL_ROWS, replace=False))
 
 
 def share_at_least(observed: float, null: Floats) -> float:

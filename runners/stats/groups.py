@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .cells import Cells, CellSums, Grouping, sum_by
 from .tails import t_quantile
 
 Floats = NDArray[np.floating[Any]]
@@ -55,27 +56,12 @@ class GroupMeans:
         return self.mean - half, self.mean + half
 
 
-def sum_by(group: Ints, value: Floats, n_groups: int) -> Floats:
-    """Sum of the values of each group, [n_groups]."""
-    return np.asarray(np.bincount(group, value, n_groups), dtype=np.float64)
-
-
 def _ratio(top: Floats, bottom: Floats | Ints) -> Floats:
     return np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=np.asarray(bottom) > 0)
 
 
-def cell_clusters(group: Ints, cluster: Ints) -> tuple[Ints, Ints]:
-    """Number the (group, cluster) cells; returns the cell of each example [n] and the group of each cell."""
-    width = int(cluster.max()) + 1 if len(cluster) else 1
-    cells, cell = np.unique(group.astype(np.int64) * width + cluster, return_inverse=True)
-    return cell, cells // width
-
-
 def group_means(value: Floats, group: Ints, n_groups: int, cluster: Ints) -> GroupMeans:
-    """Mean of each group with its cluster-robust standard error.
-
-    The variance of a mean is the sum over clusters of squared within-cluster sums of residuals, divided by n^2 and
-    multiplied by G / (G - 1) (Liang and Zeger 1986): what OLS on a constant with clustered errors gives.
+    """Mean of each group with its cluster-robust standard error; see `means_of`.
 
     Args:
         value: [n].
@@ -83,29 +69,38 @@ def group_means(value: Floats, group: Ints, n_groups: int, cluster: Ints) -> Gro
         n_groups: number of groups.
         cluster: int [n].
     """
-    value = np.asarray(value, dtype=np.float64)
-    n = np.bincount(group, minlength=n_groups)
-    total = sum_by(group, value, n_groups)
-    mean = _ratio(total, n)
-    residual = value - mean[group]
-    squares = sum_by(group, residual**2, n_groups)
-    cell, cell_group = cell_clusters(group, cluster)
-    sums = sum_by(cell, residual, len(cell_group))
-    n_clusters = np.bincount(cell_group, minlength=n_groups)
-    robust = sum_by(cell_group, sums**2, n_groups) / np.maximum(n, 1) ** 2
-    robust = robust * _ratio(n_clusters.astype(np.float64), np.maximum(n_clusters - 1, 0))
-    error = np.where(n_clusters >= MIN_CLUSTERS, np.sqrt(robust), np.nan)
-    active = value > 0
-    n_active = np.bincount(group[active], minlength=n_groups)
+    return means_of(Grouping.of(group, n_groups, cluster).sums(value))
+
+
+def means_of(sums: CellSums) -> GroupMeans:
+    """Mean of each group with its cluster-robust standard error; see `clustered_error`."""
+    cells = sums.cells
+    n = cells.group_sizes
+    mean = _ratio(sums.by_group(sums.total), n)
+    residual = sums.residual(mean[cells.group])
+    squares = cells.by_group(sums.squares_around(residual))
+    n_active = sums.by_group(sums.n_active).astype(np.int64)
     return GroupMeans(
         n=n,
         n_active=n_active,
-        n_clusters=n_clusters,
+        n_clusters=cells.group_clusters,
         mean=mean,
         std=np.sqrt(_ratio(squares, np.maximum(n - 1, 0))),
-        std_error=error,
-        mean_when_active=_ratio(sum_by(group[active], value[active], n_groups), n_active),
+        std_error=clustered_error(cells, residual),
+        mean_when_active=_ratio(sums.by_group(sums.active_total), n_active),
     )
+
+
+def clustered_error(cells: Cells, residual: Floats) -> Floats:
+    """Standard error of each group's mean, [g], from residuals summed over cells [c]; NaN with fewer than 10 clusters.
+
+    The variance of a mean is the sum over clusters of squared within-cluster sums of residuals, divided by n^2 and
+    multiplied by G / (G - 1) (Liang and Zeger 1986): what OLS on a constant with clustered errors gives.
+    """
+    n, n_clusters = cells.group_sizes, cells.group_clusters
+    robust = cells.by_group(residual**2) / np.maximum(n, 1) ** 2
+    robust = robust * _ratio(n_clusters.astype(np.float64), np.maximum(n_clusters - 1, 0))
+    return np.where(n_clusters >= MIN_CLUSTERS, np.sqrt(robust), np.nan)
 
 
 def exchangeable(residual: Floats, cluster: Ints, n_parameters: int) -> tuple[float, float]:
@@ -117,12 +112,17 @@ def exchangeable(residual: Floats, cluster: Ints, n_parameters: int) -> tuple[fl
         n_parameters: parameters that were fitted.
     """
     sizes = np.bincount(cluster)
-    squares, pairs = float(residual @ residual), float((sizes * (sizes - 1)).sum())
-    between = float(np.square(sum_by(cluster, residual, len(sizes))).sum()) - squares
+    return exchangeable_sums(float(residual @ residual), sum_by(cluster, residual, len(sizes)), sizes, n_parameters)
+
+
+def exchangeable_sums(squares: float, sums: Floats, sizes: Ints, n_parameters: int) -> tuple[float, float]:
+    """The same from the residuals' sum of squares, and their sums and number in each cluster."""
+    n, pairs = int(sizes.sum()), float((sizes.astype(np.float64) * (sizes - 1.0)).sum())
+    between = float(np.square(sums).sum()) - squares
     if squares == 0.0 or pairs == 0.0:
-        return squares / max(len(residual) - n_parameters, 1), 0.0
-    correlation = (between / pairs) / (squares / len(residual))
-    return squares / max(len(residual) - n_parameters, 1), float(np.clip(correlation, 0.0, 1.0))
+        return squares / max(n - n_parameters, 1), 0.0
+    correlation = (between / pairs) / (squares / n)
+    return squares / max(n - n_parameters, 1), float(np.clip(correlation, 0.0, 1.0))
 
 
 def raised(covariance: Floats, floor: Floats, support: Ints) -> Floats:
@@ -168,41 +168,32 @@ class GroupDeltas:
 
 
 def deltas_from_global(value: Floats, group: Ints, n_groups: int, cluster: Ints) -> GroupDeltas:
+    """Difference of each group's mean to the mean of all examples; see `deltas_of`."""
+    return deltas_of(Grouping.of(group, n_groups, cluster).sums(value))
+
+
+def deltas_of(sums: CellSums) -> GroupDeltas:
     """Difference of each group's mean to the mean of all examples, by influence functions summed over clusters.
 
     The influence of example i on delta_g is 1[i in g] (a_i - m_g) / n_g - (a_i - m) / n; the covariance is the sum
     over clusters of outer products of summed influences, times G / (G - 1).
     """
-    value = np.asarray(value, dtype=np.float64)
-    means = group_means(value, group, n_groups, cluster)
-    n = len(value)
-    cluster = np.unique(cluster, return_inverse=True)[1]
-    n_all = int(cluster.max()) + 1
-    inside = (value - means.mean[group]) / means.n[group]
-    overall = sum_by(cluster, (value - value.mean()) / n, n_all)
-    cell, cell_group = cell_clusters(group, cluster)
-    cell_cluster = np.zeros(len(cell_group), dtype=np.int64)
-    cell_cluster[cell] = cluster
-    sums = sum_by(cell, inside, len(cell_group))
-    cross = sum_by(cell_group, sums * overall[cell_cluster], n_groups)
-    covariance = _cell_products(sums, cell_group, cell_cluster, n_groups)
-    covariance += np.square(overall).sum() - cross[:, None] - cross[None, :]
+    cells = sums.cells
+    size, n, n_all = cells.group_sizes, float(cells.group_sizes.sum()), cells.n_clusters
+    mean, grand = _ratio(sums.by_group(sums.total), size), float(sums.total.sum()) / n
+    residual = sums.residual(mean[cells.group])
+    inside = residual / size[cells.group]
+    overall = cells.by_cluster(sums.residual(grand)) / n
+    cross = cells.by_group(inside * overall[cells.cluster])
+    covariance = cells.gram(inside) + np.square(overall).sum() - cross[:, None] - cross[None, :]
     covariance *= n_all / max(n_all - 1, 1)
-    variance, correlation = exchangeable(value - means.mean[group], cell, int((means.n > 0).sum()))
-    squared_sizes = sum_by(cell_group, np.bincount(cell).astype(np.float64) ** 2, n_groups)
-    effective = _ratio((1.0 - correlation) * means.n + correlation * squared_sizes, means.n) / np.maximum(means.n, 1)
-    pooled = variance * effective * (1.0 - means.n / n)
-    return GroupDeltas(means.mean - value.mean(), covariance, pooled, means.n_clusters)
+    squares = float(sums.squares_around(residual).sum())
+    variance, correlation = exchangeable_sums(squares, residual, cells.size, int((size > 0).sum()))
+    pooled = variance * _effective_share(cells, correlation) * (1.0 - size / n)
+    return GroupDeltas(mean - grand, covariance, pooled, cells.group_clusters)
 
 
-def _cell_products(sums: Floats, cell_group: Ints, cell_cluster: Ints, n_groups: int) -> Floats:
-    """Sum over clusters of s_g s_h, [g, h]; clusters that span groups give the off-diagonal."""
-    from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
-
-    matrix = sparse.csr_matrix((sums, (cell_cluster, cell_group)), shape=(int(cell_cluster.max()) + 1, n_groups))
-    return gram_matrix(matrix)
-
-
-def gram_matrix(matrix: Any) -> Floats:  # noqa: ANN401 - any scipy.sparse matrix
-    """X'X of a sparse matrix, dense."""
-    return np.asarray((matrix.T @ matrix).toarray(), dtype=np.float64)
+def _effective_share(cells: Cells, correlation: float) -> Floats:
+    """Variance of each group's mean, [g], in variances of one example, of which those of a cluster are correlated."""
+    size, squared_sizes = cells.group_sizes, cells.by_group(cells.size.astype(np.float64) ** 2)
+    return _ratio((1.0 - correlation) * size + correlation * squared_sizes, size) / np.maximum(size, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,9 @@ Ints = NDArray[np.integer[Any]]
 Bools = NDArray[np.bool_]
 MAX_ITEMSETS = 200_000
 MAX_CANDIDATES = 2_000_000
-_BLOCK_WORDS = 1 << 21
+_BLOCK_WORDS = 1 << 17
+_BLOCK_CELLS = 1 << 21
+_BITS = 64
 _TOLERANCE = 1e-9
 
 
@@ -30,6 +32,66 @@ class TooManyItemsets(ValueError):  # noqa: N818 - says what was found
     def __init__(self, size: int, n: int) -> None:
         super().__init__(f"{n:,} itemsets of {size} items")
         self.size, self.n = size, n
+
+
+@dataclass(frozen=True)
+class ItemRows:
+    """Which items each transaction holds, a bit an item: small, and quick to draw transactions from.
+
+    Attributes:
+        words: uint64 [ceil(k / 64), n]; bit j of word w says whether item 64 w + j is held.
+        k: items.
+    """
+
+    words: NDArray[np.uint64]
+    k: int
+
+    @classmethod
+    def stacked(cls, parts: Iterable[Bools]) -> ItemRows:
+        """Transactions [n, k], given in blocks of rows."""
+        words: list[NDArray[np.uint64]] = []
+        k = 0
+        for part in parts:
+            k = part.shape[1]
+            filled = np.pad(part, ((0, 0), (0, -k % _BITS)))
+            words.append(np.packbits(filled, axis=1, bitorder="little").view(np.uint64).T)
+        return cls(np.ascontiguousarray(np.concatenate(words, axis=1)), k)
+
+    def held(self, rows: Ints) -> Bools:
+        """Some transactions as [m, k]."""
+        own = np.ascontiguousarray(self.words[:, rows].T)
+        return np.unpackbits(own.view(np.uint8), axis=1, count=self.k, bitorder="little").view(np.bool_)
+
+    def packed(self, rows: Ints) -> PackedItems:
+        """Some transactions [..., m], packed by item; leading axes are separate sets of transactions."""
+        m, lead = rows.shape[-1], rows.shape[:-1]
+        filled = np.zeros((*lead, -(-m // _BITS) * _BITS), dtype=np.intp)
+        filled[..., :m] = rows
+        at = np.moveaxis(filled.reshape((*lead, -1, _BITS)), -1, 0)
+        items: list[NDArray[np.uint64]] = []
+        for own in self.words:
+            words = own[at]
+            if m % _BITS:
+                words[m % _BITS :, ..., -1] = 0
+            _transpose_bits(words)
+            items.append(words)
+        return PackedItems(np.ascontiguousarray(np.moveaxis(np.concatenate(items)[: self.k], 0, -2)), m)
+
+
+def _transpose_bits(words: NDArray[np.uint64]) -> None:
+    """Transpose squares of 64 x 64 bits in place: bit j of ``words[i]`` becomes bit i of ``words[j]``.
+
+    Halves, quarters and so on change places (Warren 2012, Hacker's Delight, section 7-3), in all squares at once.
+    """
+    step, mask = _BITS // 2, (1 << (_BITS // 2)) - 1
+    while step:
+        pairs = words.reshape((-1, 2, step, *words.shape[1:]))
+        low, high = pairs[:, 0], pairs[:, 1]
+        change = ((low >> np.uint64(step)) ^ high) & np.uint64(mask)
+        high ^= change
+        low ^= change << np.uint64(step)
+        step //= 2
+        mask ^= mask << step
 
 
 @dataclass(frozen=True)
@@ -49,8 +111,8 @@ class PackedItems:
         """Pack transactions [..., n, k]."""
         n = held.shape[-2]
         turned = np.ascontiguousarray(np.swapaxes(held, -1, -2))
-        padding = [(0, 0)] * (turned.ndim - 1) + [(0, -n % 64)]
-        packed = np.packbits(np.pad(turned, padding) if n % 64 else turned, axis=-1)
+        padding = [(0, 0)] * (turned.ndim - 1) + [(0, -n % _BITS)]
+        packed = np.packbits(np.pad(turned, padding) if n % _BITS else turned, axis=-1, bitorder="little")
         return cls(packed.view(np.uint64), n)
 
     def blocks(self, sets: Ints) -> Iterator[tuple[slice, NDArray[np.uint64]]]:
@@ -59,10 +121,20 @@ class PackedItems:
         step = max(_BLOCK_WORDS // per_set, 1)
         for start in range(0, len(sets), step):
             part = slice(start, min(start + step, len(sets)))
-            held = self.words[..., sets[part, 0], :]
-            for column in range(1, sets.shape[1]):
-                held &= self.words[..., sets[part, column], :]
-            yield part, held
+            yield part, self._holding(sets[part])
+
+    def _holding(self, sets: Ints) -> NDArray[np.uint64]:
+        """The same for a block of sets."""
+        if sets.shape[1] == 1:
+            return self.words[..., sets[:, 0], :]
+        # Sets that differ in their last item alone follow one another: what they share is looked up once.
+        new = np.concatenate([[True], np.any(sets[1:, :-1] != sets[:-1, :-1], axis=1)])
+        shared = self.words[..., sets[new, 0], :]
+        for column in range(1, sets.shape[1] - 1):
+            shared &= self.words[..., sets[new, column], :]
+        held = shared[..., np.cumsum(new) - 1, :]
+        held &= self.words[..., sets[:, -1], :]
+        return held
 
     def count(self, sets: Ints) -> NDArray[np.int64]:
         """Transactions that hold every item of each set, [..., S]."""
@@ -73,7 +145,10 @@ class PackedItems:
 
     def holders(self, sets: Ints) -> Bools:
         """Whether each transaction holds every item of each set, [..., S, n]; the caller bounds S."""
-        held = [np.unpackbits(words.view(np.uint8), axis=-1, count=self.n) for _, words in self.blocks(sets)]
+        held = [
+            np.unpackbits(words.view(np.uint8), axis=-1, count=self.n, bitorder="little")
+            for _, words in self.blocks(sets)
+        ]
         if not held:
             return np.zeros((*self.words.shape[:-2], 0, self.n), dtype=np.bool_)
         return np.concatenate(held, axis=-2).view(np.bool_)
@@ -92,15 +167,16 @@ class GroupedItems:
     group: Ints
 
     @classmethod
-    def of(cls, held: Bools, group: Ints, n_groups: int) -> GroupedItems:
-        """Pack transactions [n, k] with their groups [n], 0 .. n_groups - 1."""
+    def of(cls, rows: ItemRows, group: Ints, n_groups: int) -> GroupedItems:
+        """Pack transactions with their groups [n], 0 .. n_groups - 1."""
         sizes = np.bincount(group, minlength=n_groups)
-        words = -(-sizes // 64)
-        start, first = np.cumsum(words) * 64 - words * 64, np.cumsum(sizes) - sizes
+        words = -(-sizes // _BITS)
+        start, first = np.cumsum(words) * _BITS - words * _BITS, np.cumsum(sizes) - sizes
         order = np.argsort(group, kind="stable")
-        laid = np.zeros((int(words.sum()) * 64, held.shape[1]), dtype=np.bool_)
-        laid[np.arange(len(group)) + (start - first)[group[order]]] = held[order]
-        return cls(PackedItems.of(laid), np.repeat(np.arange(n_groups), words))
+        laid = np.zeros((len(rows.words), int(words.sum()) * _BITS), dtype=np.uint64)
+        laid[:, np.arange(len(group)) + (start - first)[group[order]]] = rows.words[:, order]
+        filled = ItemRows(laid, rows.k)
+        return cls(filled.packed(np.arange(laid.shape[1])), np.repeat(np.arange(n_groups), words))
 
     def totals(self, sets: Ints, rate: Floats) -> tuple[NDArray[np.int64], Floats]:
         """Transactions with each set, and their sum weighted by the rate [n_groups] of their group; [S] each."""
@@ -222,7 +298,7 @@ def closed_and_maximal(
     """
     packed, columns = PackedItems.of(held), held[:, allowed].astype(np.float32)
     closed, maximal = np.zeros(len(found), dtype=np.bool_), np.zeros(len(found), dtype=np.bool_)
-    step = max((_BLOCK_WORDS * 4) // max(len(held), 1), 1)
+    step = max(_BLOCK_CELLS // max(len(held), 1), 1)
     group = np.arange(held.shape[1]) if family is None else family
     for start in range(0, len(found), step):
         part = slice(start, start + step)

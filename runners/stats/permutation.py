@@ -9,11 +9,15 @@ the values of a cluster have in common.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .compact import BLOCK_ROWS, CompactRows
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -22,98 +26,158 @@ Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 _TIE = 1e-9
 _NO_SPREAD = 1e-12
+_KEYS_AT_ONCE = 1 << 22
+_VALUES_AT_ONCE = 1 << 21
 
 
 @dataclass(frozen=True)
 class Exchange:
     """Which clusters can be exchanged.
 
-    A block is the clusters of one size in one stratum. Clusters are numbered so that blocks are contiguous, and every
-    method takes and gives examples by place: place p is example ``order[p]``, so that what is exchanged lies together.
+    A block is the clusters of one size in one stratum. Clusters are numbered so that blocks are contiguous, those of
+    one size after another, and every method takes and gives examples by place: place p is example ``order[p]``, so
+    that what is exchanged lies together.
 
     Attributes:
         order: int [n], the examples by cluster.
         first: int [c], place where each cluster begins.
-        block: int [c], block of each cluster.
-        size: int [b], examples in each cluster of a block.
+        size: int [b], examples in each cluster of a block; ascending.
         count: int [b], clusters of a block.
+        stratum: int [b], stratum of a block.
     """
 
     order: Ints
     first: Ints
-    block: Ints
     size: Ints
     count: Ints
+    stratum: Ints
 
     @classmethod
     def of(cls, stratum: Ints, cluster: Ints) -> Exchange:
-        """From the stratum and the cluster of each example, [n] each, any integers.
+        """From the stratum and the cluster of each example, [n] each, any integers that are not negative.
 
         A cluster that spans strata counts as one cluster in each.
         """
-        cluster = np.unique(cluster, return_inverse=True)[1]
-        stratum = np.asarray(stratum, dtype=np.int64) - int(stratum.min())
-        cell, own = np.unique(stratum * (int(cluster.max()) + 1) + cluster, return_inverse=True)
-        size = np.bincount(own)
-        by_block = np.lexsort((size, cell // (int(cluster.max()) + 1)))
-        rank = np.empty_like(by_block)
-        rank[by_block] = np.arange(len(by_block))
-        size, of_stratum = size[by_block], (cell // (int(cluster.max()) + 1))[by_block]
-        new = np.r_[True, (np.diff(of_stratum) != 0) | (np.diff(size) != 0)]
-        block = np.cumsum(new) - 1
-        order = np.argsort(rank[own], kind="stable")
-        return cls(order, np.cumsum(size) - size, block, size[new], np.bincount(block))
+        width = int(cluster.max()) + 1
+        cell, own = np.unique(np.asarray(stratum, dtype=np.int64) * width + cluster, return_inverse=True)
+        size, home = np.bincount(own), cell // width
+        by_block = np.lexsort((home, size))
+        rank = np.empty(len(by_block), dtype=np.int32)
+        rank[by_block] = np.arange(len(by_block), dtype=np.int32)
+        size, home = size[by_block], home[by_block]
+        starts = np.flatnonzero(np.r_[True, (np.diff(home) != 0) | (np.diff(size) != 0)])
+        order = np.argsort(rank[own], kind="stable").astype(np.int32)
+        count = np.diff(np.r_[starts, len(size)])
+        return cls(order, (np.cumsum(size) - size).astype(np.int32), size[starts], count, home[starts])
 
     @property
-    def cluster(self) -> Ints:
+    def cluster(self) -> NDArray[np.int32]:
         """Cluster of each place, [n]."""
-        return np.repeat(np.arange(len(self.first), dtype=np.int32), self.size[self.block])
+        return np.repeat(np.arange(len(self.first), dtype=np.int32), np.repeat(self.size, self.count))
+
+    @property
+    def group(self) -> NDArray[np.int32]:
+        """Stratum of each place, [n]."""
+        return np.repeat(self.stratum.astype(np.int32), self.size * self.count)
+
+    @property
+    def starts(self) -> Ints:
+        """Place where each block begins, [b]."""
+        return np.cumsum(self.size * self.count) - self.size * self.count
 
     def movable(self) -> NDArray[np.bool_]:
         """Places [n] whose cluster has another to be exchanged with."""
         return np.repeat(self.count > 1, self.size * self.count)
 
-    def draw(self, value: Floats, n_shuffles: int, rng: np.random.Generator) -> tuple[Floats, Ints]:
-        """Shuffle values [n], given by place.
+    def shuffles(
+        self, value: Floats, n_shuffles: int, rng: np.random.Generator
+    ) -> Iterator[tuple[slice, slice, Floats]]:
+        """Shuffle values [n], given by place; in pieces of bounded memory.
 
-        Returns:
-            The q values that are not 0, and int32 [n_shuffles, q], the place where each of them goes in each shuffle.
+        Yields:
+            Some places, some of the shuffles, and float64 [places, shuffles], the values that are there then. Places
+            that are left out have 0 in every shuffle.
         """
-        at = np.flatnonzero(value)
-        mine = self.cluster[at]
-        moving, own = np.unique(mine, return_inverse=True)
-        block = self.block[moving]
-        target = np.empty((n_shuffles, len(moving)), dtype=np.int32)
-        start = np.cumsum(self.count) - self.count
-        edges = np.flatnonzero(np.r_[True, np.diff(block) != 0, True])
-        for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-            every = np.arange(int(self.count[block[low]]), dtype=np.int32) + int(start[block[low]])
-            shuffled = rng.permuted(np.tile(every, (n_shuffles, 1)), axis=1)
-            target[:, low:high] = shuffled[:, : high - low]
-        # A cluster without another to change with keeps its values where they are.
-        size = np.where(self.count[block] > 1, self.size[block], 1)
-        turn = (rng.random(target.shape, dtype=np.float32) * size.astype(np.float32)).astype(np.int32)
-        begin = self.first.astype(np.int32)[target]
-        member = (at - self.first[mine]).astype(np.int32) + np.take(turn, own, axis=1)
-        whole = self.size[block][own].astype(np.int32)
-        member -= whole * (member >= whole)
-        return value[at], np.take(begin, own, axis=1) + member
+        for blocks in self._runs(max(_KEYS_AT_ONCE // n_shuffles, 1)):
+            size, n_clusters = int(self.size[blocks.start]), int(self.count[blocks].sum())
+            begin = int(self.starts[blocks.start])
+            own = np.asarray(value[begin : begin + n_clusters * size], dtype=np.float64).reshape(n_clusters, size)
+            if not own.any():
+                continue
+            # Read from any member on, a cluster's values turned round lie in a row.
+            twice = np.hstack([own, own]).ravel()
+            batch = max(_KEYS_AT_ONCE // n_clusters, 1)
+            for at in range(0, n_shuffles, batch):
+                some = slice(at, min(at + batch, n_shuffles))
+                source = self._drawn(blocks, some.stop - at, rng)
+                step = max(_VALUES_AT_ONCE // (size * (some.stop - at)), 1)
+                for low in range(0, n_clusters, step):
+                    high = min(low + step, n_clusters)
+                    member = source[:, low:high].T[:, None] + np.arange(size)[:, None]
+                    there = slice(begin + low * size, begin + high * size)
+                    yield there, some, twice.take(member).reshape(-1, some.stop - at)
 
-    def moments(self, matrix: sparse.csr_matrix) -> Moments:
-        """Sums and squares of columns [n, k], by place, over each block: no exchange changes them."""
+    def _runs(self, n_clusters: int) -> Iterator[slice]:
+        """Blocks of one size that follow one another, of about so many clusters or a single one."""
+        start, total = 0, 0
+        for block, (size, count) in enumerate(zip(self.size.tolist(), self.count.tolist(), strict=True)):
+            if total and (total + count > n_clusters or size != self.size[start]):
+                yield slice(start, block)
+                start, total = block, 0
+            total += count
+        yield slice(start, len(self.size))
+
+    def _drawn(self, blocks: slice, n_shuffles: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """What each cluster of some blocks of one size has after each shuffle, int64 [n_shuffles, clusters].
+
+        2 size times the cluster whose values it has, plus the member at which they begin. Every shuffle sorts random
+        keys of 64 bits whose highest say the block and whose lowest the cluster. A cluster without another to change
+        with keeps its values where they are.
+        """
+        count, size = self.count[blocks], int(self.size[blocks.start])
+        block = np.repeat(np.arange(len(count)), count)
+        low, high = (len(block) - 1).bit_length(), 64 - (len(count) - 1).bit_length()
+        keys = rng.integers(np.iinfo(np.uint64).max, size=(n_shuffles, len(block)), dtype=np.uint64, endpoint=True)
+        keys &= np.uint64((1 << high) - (1 << low))
+        keys |= np.array([(b << high) % (1 << 64) for b in range(len(count))], dtype=np.uint64)[block]
+        keys |= np.arange(len(block), dtype=np.uint64)
+        keys.sort(axis=1)
+        keys &= np.uint64((1 << low) - 1)
+        source = keys.view(np.int64)
+        source *= 2 * size
+        if size > 1:
+            turn = rng.integers(size, size=source.shape, dtype=np.min_scalar_type(size))
+            source += turn * (count > 1)[block]
+        return source
+
+    def column_moments(self, columns: CompactRows) -> Moments:
+        """`moments` of columns [n, k], by place."""
         from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
 
-        n, c, b = len(self.order), len(self.first), len(self.size)
-        places, clusters = np.arange(n + 1), np.arange(c + 1)
-        by_cluster = sparse.csr_matrix((np.ones(n), places[:-1], np.r_[self.first, n]), shape=(c, n))
-        ends = np.r_[0, np.cumsum(self.count)]
-        by_block = sparse.csr_matrix((np.ones(c), clusters[:-1], ends), shape=(b, c))
-        whole_block = sparse.csr_matrix((np.ones(n), places[:-1], np.r_[self.first, n][ends]), shape=(b, n))
-        sums = by_cluster @ matrix
-        total = np.asarray((whole_block @ matrix).toarray(), dtype=np.float64)
-        every = np.asarray((whole_block @ _squared(matrix)).toarray(), dtype=np.float64)
-        squares = np.asarray((by_block @ _squared(sums)).toarray(), dtype=np.float64)
-        return Moments(total, squares - total**2 / self.count[:, None], every - squares / self.size[:, None])
+        n, block = len(self.order), np.repeat(np.arange(len(self.size)), self.count)
+        ends, cluster = np.r_[self.first, n], self.cluster
+        total, every, squares = (np.zeros((len(self.size), columns.width)) for _ in range(3))
+        cuts = np.unique(np.r_[np.searchsorted(self.first, np.arange(0, n, BLOCK_ROWS)), len(self.first)])
+        for low, high in itertools.pairwise(cuts.tolist()):
+            start, stop = int(ends[low]), int(ends[high])
+            part = columns.rows(start, stop)
+            shape = (high - low, stop - start)
+            members = sparse.csr_matrix((np.ones(shape[1]), np.arange(shape[1]), ends[low : high + 1] - start), shape)
+            by_cluster = members @ part
+            _add_by(total, block[low:high], by_cluster)
+            _add_by(squares, block[low:high], by_cluster.power(2))
+            _add_by(every, block[cluster[start:stop]], part.power(2))
+        return self._moments(total, every, squares)
+
+    def moments(self, values: Floats) -> Moments:
+        """Sums and squares of values [r, n], by place, over each block: no exchange changes them."""
+        by_cluster, blocks = np.add.reduceat(values, self.first, axis=1), np.cumsum(self.count) - self.count
+        total, squares = (np.add.reduceat(each, blocks, axis=1).T for each in (by_cluster, by_cluster**2))
+        return self._moments(total, np.add.reduceat(values**2, self.starts, axis=1).T, squares)
+
+    def _moments(self, total: Floats, every: Floats, squares: Floats) -> Moments:
+        between, within = squares - total**2 / self.count[:, None], every - squares / self.size[:, None]
+        return Moments(total, every, between, within)
 
     def null_moments(self, columns: Moments, values: Moments, fixed: Floats) -> tuple[Floats, Floats]:
         """Mean and standard deviation, [k, r], of the sum of columns x values over all exchanges.
@@ -123,8 +187,8 @@ class Exchange:
         deviation is a t whose error is valid for each column, and the largest of them can be compared.
 
         Args:
-            columns: `moments` of the columns [n, k].
-            values: `moments` of the values [n, r].
+            columns: `column_moments` of the columns [n, k].
+            values: `moments` of the values [r, n].
             fixed: [k, r], sum of columns x values over the places that are not `movable`.
         """
         size, count = self.size[:, None], self.count[:, None]
@@ -141,20 +205,24 @@ class Moments:
 
     Attributes:
         total: sum over the examples.
+        squares: sum of squares over the examples.
         between: squared deviations of cluster sums from their mean.
         within: squared deviations of members from their cluster's mean.
     """
 
     total: Floats
+    squares: Floats
     between: Floats
     within: Floats
 
 
-def _squared(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Each entry squared."""
-    squared = matrix.copy()
-    squared.data = squared.data**2
-    return squared
+def _add_by(total: Floats, label: Ints, matrix: sparse.csr_matrix) -> None:
+    """Add the rows of a matrix [m, k] to those rows of ``total`` that their labels [m], ascending, name."""
+    from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
+
+    low, m = int(label[0]), len(label)
+    dummies = sparse.csr_matrix((np.ones(m), (label - low, np.arange(m))), shape=(int(label[-1]) + 1 - low, m))
+    total[low : int(label[-1]) + 1] += (dummies @ matrix).toarray()
 
 
 def standardised(sums: Floats, mean: Floats, deviation: Floats) -> Floats:
@@ -163,20 +231,31 @@ def standardised(sums: Floats, mean: Floats, deviation: Floats) -> Floats:
     return np.divide(sums - mean, deviation, out=np.full(sums.shape, np.nan), where=spread)
 
 
-def column_sums(values: Floats, places: Ints, columns: sparse.csr_matrix) -> Floats:
-    """Sum of the shuffled values over each column, [n_shuffles, k], from what `Exchange.draw` gave.
+def shuffled_sums(
+    exchange: Exchange,
+    value: Floats,
+    columns: CompactRows,
+    n_shuffles: int,
+    *,
+    rng: np.random.Generator,
+    check: Callable[[], None] | None = None,
+) -> Floats:
+    """Sum of the shuffled values over each column, [k, n_shuffles].
 
     Args:
-        values: [q].
-        places: int [n_shuffles, q].
-        columns: CSR [n, k], by place.
+        exchange: what can be exchanged.
+        value: [n], by place.
+        columns: [n, k], by place.
+        n_shuffles: shuffles.
+        rng: draws them.
+        check: called between pieces; may raise to stop.
     """
-    from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
-
-    m, q = places.shape
-    starts = np.arange(m + 1, dtype=np.int64) * q
-    moved = sparse.csr_matrix((np.tile(values, m), places.ravel(), starts), shape=(m, columns.shape[0]))
-    return np.asarray((moved @ columns).toarray(), dtype=np.float64)
+    total = np.zeros((columns.width, n_shuffles))
+    for places, some, moved in exchange.shuffles(value, n_shuffles, rng):
+        total[:, some] += columns.rows(places.start, places.stop).T @ moved
+        if check is not None:
+            check()
+    return total
 
 
 def permutation_p(observed: float, null: Floats) -> float:

@@ -11,9 +11,9 @@ from mechinterp_runner.context.contexts import load_context
 from mechinterp_runner.context.directions import RandomDirections
 from mechinterp_runner.runners.design.specificity import NullEffects
 from mechinterp_runner.runners.parts.heatmap import effects as hot
-from mechinterp_runner.runners.parts.heatmap.cells import CellDesign
 from mechinterp_runner.runners.parts.heatmap.grid import make_grid, write_cells
-from mechinterp_runner.runners.stats.regression import within_groups
+from mechinterp_runner.runners.stats.cells import Grouping
+from mechinterp_runner.runners.stats.fixed_effects import FixedEffects
 from mechinterp_runner.schemas.catalogue import find
 from mechinterp_runner.schemas.errors import RequestError
 from mechinterp_runner.schemas.facts import WEAPONS
@@ -334,9 +334,10 @@ def test_observational_cells_equal_a_plain_loop_and_statsmodels_within_weapon(he
     dummies, k = np.stack([(x == p) & (y == q) for p, q in pairs], axis=1).astype(float), len(pairs)
     design = np.hstack([dummies, (weapon[:, None] == np.unique(weapon)).astype(float)])
     fit = sm.OLS(a, design).fit(cov_type="cluster", cov_kwds={"groups": builds})
-    own = CellDesign.of(dummies.astype(int) @ np.arange(1, k + 1), k + 1, weapon, builds).fit(a)
+    label = weapon * (k + 1) + dummies.astype(int) @ np.arange(1, k + 1)
+    grouping = Grouping.of(label, (int(weapon.max()) + 1) * (k + 1), builds)
+    own = FixedEffects.of(grouping.cells, k + 1).fit(grouping.sums(a))
     np.testing.assert_allclose(own.covariance, np.asarray(fit.cov_params())[:k, :k], rtol=1e-6, atol=1e-12)
-    np.testing.assert_allclose(own.pooled, within_groups(a, dummies, weapon, builds).pooled, rtol=1e-8)
     assert sum(row["n"] for row in answer.rows("heatmap")) == len(world.data)
     for row in answer.rows("heatmap"):
         here = (row["x"], row["y"])

@@ -194,16 +194,17 @@ def test_the_statistics_of_specificity_are_worked_out_direction_by_direction(wor
     rng = np.random.default_rng(8)
     values = np.maximum(rng.normal(size=(len(world.data), 3)), 0.0)
     families = len(world.vocabulary.families)
-    units = unit_design(world, np.arange(len(world.data)))
+    units = unit_design(world, world.population(DatasetSlice(), 0))
     keep = np.array([0, 3, 20, 40, 41])
     assert keep[2] < families <= keep[3]
-    unit, weapon = _statistics(units.design, keep, families, values)
+    unit, weapon = _statistics((units.by_family, units.by_level), keep, values)
     token = np.asarray(world.data.weapon)
     dummies = np.eye(len(world.weapons))[token]
+    columns = np.hstack([each.matrix.toarray() for each in (units.families, units.levels)])
     for r in range(3):
         effects = []
         for k in keep:
-            design = np.column_stack([units.columns.matrix[:, k].toarray(), dummies])
+            design = np.column_stack([columns[:, k], dummies])
             effects.append(abs(np.linalg.lstsq(design, values[:, r], rcond=None)[0][0]))
         assert unit[0, r] == pytest.approx(np.mean(sorted(effects)[-3:]))
         assert unit[1, r] == pytest.approx(max(effects[:3]))

@@ -14,7 +14,7 @@ from mechinterp_runner.context.context import Context
 from mechinterp_runner.context.contexts import load_context
 from mechinterp_runner.runners.parts.itemsets.null import Blocks, Mined, adjusted_p
 from mechinterp_runner.runners.stats import itemsets
-from mechinterp_runner.runners.stats.itemsets import GroupedItems, excess
+from mechinterp_runner.runners.stats.itemsets import GroupedItems, ItemRows, excess
 from mechinterp_runner.schemas.catalogue import find
 from mechinterp_runner.schemas.errors import EmptySliceError, RequestError, UnknownNameError
 from mechinterp_runner.schemas.spec import parse_spec
@@ -320,7 +320,7 @@ def some_blocks(seed: int, n_builds: int = 120):
 
 def test_permuted_labels_stay_in_their_weapon_and_move_in_whole_builds():
     weapon, cluster, high = some_blocks(0)
-    rows = Blocks.of(weapon, cluster).permuted(high, 40, np.random.default_rng(1))
+    rows = Blocks.of(weapon, cluster).labels(high).permuted(40, np.random.default_rng(1))
     size = np.bincount(cluster)
 
     def pattern(chosen: np.ndarray) -> list[tuple[int, int, int]]:
@@ -336,7 +336,7 @@ def test_permuted_labels_stay_in_their_weapon_and_move_in_whole_builds():
 def test_every_example_of_a_weapon_and_build_size_is_equally_often_high():
     weapon, cluster, high = some_blocks(2)
     blocks, n = Blocks.of(weapon, cluster), 4000
-    often = np.bincount(blocks.permuted(high, n, np.random.default_rng(3)).ravel(), minlength=len(high)) / n
+    often = np.bincount(blocks.labels(high).permuted(n, np.random.default_rng(3)).ravel(), minlength=len(high)) / n
     expected = blocks.rate(high)[blocks.stratum]
     size = np.bincount(cluster)[cluster]
     for i in range(len(high)):
@@ -349,11 +349,12 @@ def test_the_largest_excess_by_chance_is_what_mining_each_permutation_by_hand_gi
     weapon, cluster, high = some_blocks(4)
     held = np.random.default_rng(5).random((len(high), 6)) < 0.35
     blocks = Blocks.of(weapon, cluster)
-    packed = GroupedItems.of(held, blocks.stratum, blocks.n_strata)
-    mining = Mined(held, packed, blocks, min_count=4, max_size=3, allowed=np.array([0, 1, 3, 4, 5]), family=None)
+    rows = ItemRows.stacked([held])
+    packed = GroupedItems.of(rows, blocks.stratum, blocks.n_strata)
+    mining = Mined(rows, packed, blocks, min_count=4, max_size=3, allowed=np.array([0, 1, 3, 4, 5]), family=None)
     largest = mining.largest_by_chance(high, 25, np.random.default_rng(6), lambda: None)
     m, rate = int(high.sum()), blocks.rate(high)[blocks.stratum]
-    for index, chosen in enumerate(blocks.permuted(high, 25, np.random.default_rng(6))):
+    for index, chosen in enumerate(blocks.labels(high).permuted(25, np.random.default_rng(6))):
         values = [0.0]
         for each in (each for size in (1, 2, 3) for each in combinations([0, 1, 3, 4, 5], size)):
             holds = held[:, list(each)].all(axis=1)

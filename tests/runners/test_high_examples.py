@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mechinterp_runner.context.population import Population
 from mechinterp_runner.runners.design.high import read_percentile, split_high
-from mechinterp_runner.runners.stats.clustered_ratio import ClusteredRatio, clustered_ratio
+from mechinterp_runner.runners.stats.clustered_ratio import ClusteredRatio, Strata
 from mechinterp_runner.schemas.job import Job
 from scipy import sparse
 from statsmodels.stats.contingency_tables import StratifiedTable
@@ -79,7 +79,7 @@ def clustered(seed: int, n_clusters: int, *, rate: float, high: float, n_strata:
 
 
 def ratio_of(columns, first, stratum, cluster) -> ClusteredRatio:
-    return clustered_ratio(sparse.csr_matrix(columns.astype(float)), first, stratum, cluster)
+    return Strata.of(sparse.csr_matrix(columns.astype(float)), stratum, cluster).ratio(first)
 
 
 @pytest.mark.parametrize(
@@ -248,3 +248,35 @@ def test_strata_with_high_examples_alone_say_nothing():
         np.r_[cluster, 1000 + np.arange(30)],
     )
     assert extended.ratio == pytest.approx(ratio_of(columns, first, stratum, cluster).ratio)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_the_order_of_examples_and_the_kind_of_columns_change_nothing(nested):
+    columns, first, stratum, cluster = clustered(6, 300, rate=0.2, high=0.2, n_strata=10, nested=nested, k=70)
+    whole = ratio_of(columns, first, stratum, cluster)
+    order = np.random.default_rng(0).permutation(len(first))
+    mixed = Strata.of(columns[order], stratum[order] - 7, cluster[order] * 5).ratio(first[order])
+    for name in ("ratio", "variance", "count_weight", "n_clusters"):
+        assert getattr(mixed, name) == pytest.approx(getattr(whole, name))
+    few = Strata.of(columns[:, :3], stratum, cluster).ratio(first)
+    assert few.variance == pytest.approx(whole.variance[:3])
+
+
+def test_clusters_that_span_strata_are_left_out_of_all_of_them_at_once():
+    columns, first, stratum, cluster = clustered(8, 80, rate=0.3, high=0.4, n_strata=2, nested=False, k=3)
+    got = ratio_of(columns, first, stratum, cluster)
+    extra = 0.5 * got.count_weight
+    for j in range(3):
+        seen, expected = by_hand(columns[:, j], first, stratum)
+        changes = np.zeros(cluster.max() + 1)
+        for each in np.unique(stratum):
+            at = stratum == each
+            r, s = by_hand(columns[at, j], first[at], stratum[at])
+            own = np.unique(cluster[at])
+            for c in own:
+                keep = at & (cluster != c)
+                less_r, less_s = by_hand(columns[keep, j], first[keep], stratum[keep])
+                change = (r - less_r) / (seen + extra) - (s - less_s) / (expected + extra)
+                changes[c] += np.sqrt((len(own) - 1) / len(own)) * change
+        halves = 2 * extra**2 * ((seen + extra) ** -2 + (expected + extra) ** -2)
+        assert got.variance[j] == pytest.approx(np.square(changes).sum() + halves)

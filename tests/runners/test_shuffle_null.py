@@ -13,7 +13,9 @@ from mechinterp_runner.context.context import Context
 from mechinterp_runner.context.contexts import load_context
 from mechinterp_runner.runners.parts.shuffles.significance import SHUFFLE_STREAM
 from mechinterp_runner.runners.parts.shuffles.statistics import largest, prepare
-from mechinterp_runner.runners.stats.permutation import Exchange, column_sums, permutation_p, standardised
+from mechinterp_runner.runners.stats import permutation
+from mechinterp_runner.runners.stats.compact import CompactRows
+from mechinterp_runner.runners.stats.permutation import Exchange, permutation_p, shuffled_sums, standardised
 from mechinterp_runner.schemas.catalogue import find
 from mechinterp_runner.schemas.errors import Cancelled, RequestError
 from mechinterp_runner.schemas.job import Job
@@ -39,6 +41,18 @@ def ordered(exchange: Exchange, *arrays):
     return tuple(each[exchange.order] for each in arrays)
 
 
+def arrangements(exchange: Exchange, value: np.ndarray, n_shuffles: int, seed) -> np.ndarray:
+    """The values [n_shuffles, n] by place after each shuffle."""
+    moved = np.zeros((len(value), n_shuffles))
+    for places, some, part in exchange.shuffles(value, n_shuffles, np.random.default_rng(seed)):
+        moved[places, some] = part
+    return moved.T
+
+
+def compact(held: sparse.csr_matrix) -> CompactRows:
+    return CompactRows.stacked([held[:7].tocsr(), held[7:].tocsr()])
+
+
 def every_exchange(value: np.ndarray, size: int) -> Iterator[np.ndarray]:
     """All ways to place clusters of values on clusters, and the members within each."""
     groups = value.reshape(-1, size)
@@ -54,39 +68,60 @@ def test_mean_and_deviation_of_a_sum_are_those_over_all_exchanges(size):
     held, value = (rng.random((n, 3)) < 0.5).astype(float), rng.random(n)
     exchange = Exchange.of(np.zeros(n, int), np.repeat(np.arange(4), size))
     sums = np.array([held.T @ each for each in every_exchange(value, size)])
-    columns, values = sparse.csr_matrix(held), sparse.csr_matrix(value[:, None])
-    mean, deviation = exchange.null_moments(exchange.moments(columns), exchange.moments(values), np.zeros((3, 1)))
+    columns, values = compact(sparse.csr_matrix(held)), exchange.moments(value[None])
+    mean, deviation = exchange.null_moments(exchange.column_moments(columns), values, np.zeros((3, 1)))
     assert mean[:, 0] == pytest.approx(sums.mean(axis=0))
     assert deviation[:, 0] == pytest.approx(sums.std(axis=0))
 
 
-def test_a_shuffle_moves_whole_clusters_within_stratum_and_size():
+@pytest.mark.parametrize("at_once", [1 << 22, 300, 1], ids=["whole", "runs", "pieces"])
+def test_a_shuffle_moves_whole_clusters_within_stratum_and_size_and_turns_them(at_once, monkeypatch):
+    monkeypatch.setattr(permutation, "_KEYS_AT_ONCE", at_once)
+    monkeypatch.setattr(permutation, "_VALUES_AT_ONCE", at_once)
     stratum, cluster, _, value = small_data(0)
+    stratum[cluster == 0] = 3
     exchange = Exchange.of(stratum, cluster)
-    stratum, cluster, value = ordered(exchange, stratum, cluster, value + 1.0)
-    size = np.bincount(cluster)[cluster]
-    values, places = exchange.draw(value, 50, np.random.default_rng(0))
-    assert (np.sort(places, axis=1) == np.arange(len(value))).all()
-    assert (values == value).all()
-    for row in places:
+    stratum, cluster = ordered(exchange, stratum, cluster)
+    assert (exchange.group == stratum).all()
+    place = np.arange(len(value))
+    size, first = np.bincount(cluster)[cluster], np.searchsorted(exchange.cluster, exchange.cluster)
+    came_from = arrangements(exchange, place + 1.0, 50, 0).astype(int) - 1
+    assert (np.sort(came_from, axis=1) == place).all()
+    for row in came_from:
         assert (stratum[row] == stratum).all()
         assert (size[row] == size).all()
         pairs = set(zip(cluster.tolist(), cluster[row].tolist(), strict=True))
         assert len(pairs) == len(set(cluster.tolist()))
-    assert (np.bincount(np.flatnonzero(~exchange.movable()), minlength=1).sum()) == (~exchange.movable()).sum()
+        turn = (row - first[row] - (place - first)) % size
+        assert all(len(set(turn[cluster == each].tolist())) == 1 for each in set(cluster.tolist()))
     still = ~exchange.movable()
-    assert (places[:, still] == np.flatnonzero(still)).all()
+    assert still.any()
+    assert (came_from[:, still] == place[still]).all()
+
+
+def test_every_place_of_a_block_is_equally_likely_and_shuffles_differ():
+    cluster = np.repeat(np.arange(12), 2)
+    exchange = Exchange.of(np.repeat([0, 1], [10, 14]), cluster)
+    came_from = arrangements(exchange, np.arange(24) + 1.0, 20_000, 1).astype(int) - 1
+    for place in range(24):
+        block = np.arange(10) if place < 10 else np.arange(10, 24)
+        counts = np.bincount(came_from[:, place], minlength=24)[block]
+        assert counts.sum() == 20_000
+        assert stats.chisquare(counts).pvalue > 1e-4
+    partners = np.unique(came_from[:, [0, 2]], axis=0, return_counts=True)[1]
+    # The first two clusters of five come from any two of them, each turned one of two ways.
+    assert len(partners) == 5 * 4 * 2 * 2
+    assert stats.chisquare(partners).pvalue > 1e-4
+    assert len(np.unique(came_from, axis=0)) > 19_900
 
 
 def test_sums_of_shuffles_equal_putting_every_value_in_its_place():
     stratum, cluster, held, value = small_data(1)
     exchange = Exchange.of(stratum, cluster)
     held, value = ordered(exchange, held, value)
-    values, places = exchange.draw(value, 30, np.random.default_rng(1))
-    moved = np.zeros((30, len(value)))
-    for each, row in zip(moved, places, strict=True):
-        each[row] = values
-    assert column_sums(values, places, held) == pytest.approx(moved @ held.toarray())
+    moved = arrangements(exchange, value, 30, 1)
+    found = shuffled_sums(exchange, value, compact(held), 30, rng=np.random.default_rng(1))
+    assert found == pytest.approx((moved @ held.toarray()).T)
 
 
 def test_the_mean_and_deviation_over_exchanges_are_met_by_many_shuffles():
@@ -95,9 +130,9 @@ def test_the_mean_and_deviation_over_exchanges_are_met_by_many_shuffles():
     held, value = ordered(exchange, held, value)
     still = np.flatnonzero(~exchange.movable())
     fixed = np.asarray(held[still].T @ value[still])[:, None]
-    values = sparse.csr_matrix(value[:, None])
-    mean, deviation = exchange.null_moments(exchange.moments(held), exchange.moments(values), fixed)
-    sums = column_sums(*exchange.draw(value, 20_000, np.random.default_rng(2)), held)
+    columns = compact(held)
+    mean, deviation = exchange.null_moments(exchange.column_moments(columns), exchange.moments(value[None]), fixed)
+    sums = shuffled_sums(exchange, value, columns, 20_000, rng=np.random.default_rng(2)).T
     assert sums.mean(axis=0) == pytest.approx(mean[:, 0], abs=5 * deviation.max() / np.sqrt(20_000))
     assert sums.std(axis=0) == pytest.approx(deviation[:, 0], rel=0.05)
 
@@ -110,15 +145,15 @@ def test_p_is_uniform_where_values_have_nothing_to_do_with_what_is_held_however_
         held, value = ordered(exchange, held, value)
         still = np.flatnonzero(~exchange.movable())
         fixed = np.asarray(held[still].T @ value[still])[:, None]
-        values = sparse.csr_matrix(value[:, None])
-        facts = exchange.null_moments(exchange.moments(held), exchange.moments(values), fixed)
+        columns = compact(held)
+        facts = exchange.null_moments(exchange.column_moments(columns), exchange.moments(value[None]), fixed)
 
         def top(sums: np.ndarray, facts=facts) -> np.ndarray:
             return largest(np.abs(standardised(sums, *np.broadcast_arrays(*facts, sums)[:2])))[0]
 
-        drawn = exchange.draw(value, 99, np.random.default_rng(seed))
+        sums = shuffled_sums(exchange, value, columns, 99, rng=np.random.default_rng(seed))
         observed = top(np.asarray(held.T @ value)[:, None])[0]
-        p_values.append(permutation_p(float(observed), top(column_sums(*drawn, held).T)))
+        p_values.append(permutation_p(float(observed), top(sums)))
     assert stats.kstest(p_values, "uniform").pvalue > 0.01
     assert 0.025 <= np.mean(np.array(p_values) <= 0.05) <= 0.085
 
@@ -167,14 +202,13 @@ def test_p_equals_a_plain_loop_over_the_same_shuffles(variables, ask, fresh_worl
     if variables["statistic"] == "top_token_concentration":
         value = (value >= answer.custom["high_threshold"]).astype(float)
     prepared = prepare(ctx, np.arange(len(ctx.data)), variables["statistic"], "weapon", variables.get("family"))
-    held, value = prepared.columns.toarray(), value[prepared.exchange.order]
-    values, places = prepared.exchange.draw(value, 40, np.random.default_rng([0, SHUFFLE_STREAM]))
-    null = []
-    for row in places:
-        moved = np.zeros_like(value)
-        moved[row] = values
-        null.append(plain_statistic(variables, held, moved, prepared.group).max())
-    observed = plain_statistic(variables, held, value, prepared.group).max()
+    held, value = prepared.columns.rows(0, len(value)).toarray(), value[prepared.exchange.order]
+    group = prepared.exchange.group
+    null = [
+        plain_statistic(variables, held, moved, group).max()
+        for moved in arrangements(prepared.exchange, value, 40, [0, SHUFFLE_STREAM])
+    ]
+    observed = plain_statistic(variables, held, value, group).max()
     row = answer.rows("null_distribution")[0]
     assert row["observed"] == pytest.approx(observed)
     assert row["p_value"] == pytest.approx((1 + np.sum(np.array(null) >= observed - 1e-12)) / 41)
@@ -192,7 +226,7 @@ def test_the_largest_t_equals_a_plain_loop_that_standardises_every_sum(variables
     within = "none" if variables else "weapon"
     prepared = prepare(ctx, np.arange(len(ctx.data)), statistic, within)
     value = np.asarray(ctx.activations(feature["and"]), dtype=float)[prepared.exchange.order]
-    held = prepared.columns.toarray()
+    held = prepared.columns.rows(0, len(value)).toarray()
     group = np.asarray(ctx.data.weapon)[prepared.exchange.order] if within == "weapon" else np.zeros(len(value), int)
     # Every build has two examples here, so a stratum is a group and its clusters are consecutive pairs.
     mean, variance = np.zeros(held.shape[1]), np.zeros(held.shape[1])
@@ -204,12 +238,8 @@ def test_the_largest_t_equals_a_plain_loop_that_standardises_every_sum(variables
         variance += (between**2).sum(axis=0) * ((y.sum(axis=1) - y.sum(axis=1).mean()) ** 2).sum() / (4 * (m - 1))
         inner = ((x - x.mean(axis=1, keepdims=True)) ** 2).sum(axis=(0, 1))
         variance += inner * ((y - y.mean(axis=1, keepdims=True)) ** 2).sum() / m
-    values, places = prepared.exchange.draw(value, 40, np.random.default_rng([0, SHUFFLE_STREAM]))
-    t = [np.abs(value @ held - mean) / np.sqrt(variance)]
-    for row in places:
-        moved = np.zeros_like(value)
-        moved[row] = values
-        t.append(np.abs(moved @ held - mean) / np.sqrt(variance))
+    every = [value, *arrangements(prepared.exchange, value, 40, [0, SHUFFLE_STREAM])]
+    t = [np.abs(moved @ held - mean) / np.sqrt(variance) for moved in every]
     observed, *null = (each.max() for each in t)
     assert answer.custom["observed"] == pytest.approx(observed)
     assert answer.custom["unit"] == prepared.labels[int(t[0].argmax())]

@@ -63,7 +63,7 @@ def test_correlations_equal_scipy_on_values_worked_out_half_by_half(metric, ask,
     population = ctx.population(DatasetSlice(), feature["dose"])
     cluster, first = split_labels(ctx, population, 2, 0)
     halves, labels = units_of(ctx, population, cluster)
-    held, high = np.asarray(halves.columns.todense()), split_high(population, 90, Job()).high
+    held, high = halves.columns.rows(0, len(population)).toarray(), split_high(population, 90, Job()).high
     assert len(labels) == held.shape[1]
     assert held.sum(axis=0).min() >= 20
     for split, row in enumerate(answer.rows("split_correlations")):

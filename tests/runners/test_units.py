@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from mechinterp_runner.context.token_sets import levels_of
-from mechinterp_runner.runners.design.unit_columns import unit_columns
+from mechinterp_runner.runners.design.unit_columns import UnitColumns, held_levels, unit_columns, weapon_design
 from mechinterp_runner.runners.design.units import (
     DEFAULT_RUNG,
     Unit,
@@ -19,8 +19,10 @@ from mechinterp_runner.runners.design.units import (
     with_units,
     without_units,
 )
+from mechinterp_runner.runners.stats.held import dense
 from mechinterp_runner.schemas.errors import RequestError, UnknownNameError
 from mechinterp_runner.schemas.facts import MAIN_ONLY, SLOTS, STACKABLE, STANDARD_RUNGS
+from mechinterp_runner.schemas.spec import DatasetSlice
 
 ROWS = np.arange(400)
 
@@ -233,3 +235,38 @@ def test_rows_may_be_any_and_in_any_order(world):
 def test_no_rows_give_no_rows(world):
     for kind in ("families", "levels", "tokens"):
         assert unit_columns(world, np.array([], dtype=np.intp), kind).matrix.shape[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["families", "levels"])
+def test_columns_read_when_asked_are_those_of_the_matrix(world, kind):
+    rows = np.array([5, 900, 31, 31, 2000])
+    for columns in (unit_columns(world, rows, kind), unit_columns(world, rows, kind).take(np.array([3, 1, 2]))):
+        wanted = columns.matrix.toarray()
+        for at in (np.arange(len(rows)), np.array([4, 0, 4])):
+            assert (dense(columns.held[at]) == wanted[at]).all()
+            assert (columns.among(at).matrix.toarray() == wanted[at]).all()
+        assert columns.held.shape == wanted.shape
+
+
+def test_columns_may_have_bounds_and_overlap(world):
+    family, rows = "swim_speed_up", np.arange(0, 3000, 7)
+    levels = np.asarray(world.data.levels)[rows, world.vocabulary.family_index[family]]
+    held = held_levels(world, rows, [family] * 3, [0, 12, 3], [0, 0, 9])
+    wanted = np.stack([levels > 0, levels >= 12, (levels >= 3) & (levels <= 9)], axis=1)
+    assert wanted.any(axis=0).all()
+    assert (held[np.arange(len(rows))] == wanted).all()
+    assert (held.matrix().toarray() == wanted).all()
+
+
+def test_columns_of_other_bounds_are_other_columns_under_any_name(world):
+    exact = unit_columns(world, ROWS, "levels").take(np.array([3]))
+    at_least = UnitColumns(
+        exact.labels, exact.family, exact.level, held_levels(world, ROWS, exact.family, exact.level, [0])
+    )
+    assert exact.key != at_least.key
+    assert exact.key == unit_columns(world, ROWS, "levels").take(np.array([3])).key
+    population = world.population(DatasetSlice(), 0)
+    found = [weapon_design(world, population, unit_columns(world, population.rows, "levels").take(np.array([3])))]
+    held = held_levels(world, population.rows, exact.family, exact.level, [0])
+    found.append(weapon_design(world, population, UnitColumns(exact.labels, exact.family, exact.level, held)))
+    assert found[0].n_present[0] < found[1].n_present[0]

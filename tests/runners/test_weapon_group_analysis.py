@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 from mechinterp_runner.context.contexts import load_context
-from mechinterp_runner.runners.parts.weapon_groups.enrichment import group_odds
+from mechinterp_runner.runners.parts.weapon_groups.enrichment import GroupOdds
+from mechinterp_runner.runners.parts.weapon_groups.enrichment import group_odds as odds_of_cells
+from mechinterp_runner.runners.stats.cells import Grouping
 from mechinterp_runner.schemas.catalogue import find
 from mechinterp_runner.schemas.errors import RequestError
 from mechinterp_runner.schemas.facts import WEAPONS
@@ -15,6 +17,11 @@ from scipy import stats
 
 GROUPS = "weapon_group_analysis"
 NAME = {weapon: WEAPONS[weapon].name for weapon in (11, 21, 40, 41, 3000)}
+
+
+def group_odds(high: np.ndarray, group: np.ndarray, n_groups: int, cluster: np.ndarray) -> GroupOdds:
+    grouping = Grouping.of(group, n_groups, cluster)
+    return odds_of_cells(grouping.counts(high), grouping.cells)
 
 
 def clustered_example(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,19 +15,18 @@ from ....context.population import Population
 from ....schemas.result import Status
 from ...design.observed import interval_status
 from ...design.specificity import SPECIFIC, NullActivations, share_at_least
-from ...design.unit_columns import UnitColumns, unit_columns
+from ...design.unit_columns import UnitColumns, null_design
+from ...stats.cells import CellSums
 from ...stats.enrichment import Ratio
-from ...stats.groups import MIN_N, deltas_from_global, group_means
-from ...stats.presence import PresenceDesign
+from ...stats.groups import MIN_N, deltas_of, means_of
+from ...stats.held import weights_by_group
 from ...stats.tails import benjamini_hochberg, sidak_level, t_quantile, t_two_sided
+from .prepared import things_of, weapons_of
 from .rates import Coverage, share_ratio
-
-if TYPE_CHECKING:
-    from scipy import sparse
 
 Floats = NDArray[np.floating[Any]]
 Bool = NDArray[np.bool_]
-Rows = NDArray[np.intp]
+Rows = NDArray[np.integer[Any]]
 TAIL_SHARE = 0.9
 RATE_OF_INTEREST = 0.01
 
@@ -58,6 +57,10 @@ class Ranges:
         a = np.asarray(activation, dtype=np.float64)
         lower, upper, tail_from = (share * effective_max for share in (lower_pct / 100, upper_pct / 100, TAIL_SHARE))
         return cls(a, (a > lower) & (a <= upper), a > tail_from, lower, upper, tail_from, effective_max)
+
+    def rows(self, among: Rows) -> tuple[Rows, Rows]:
+        """Which of some examples are of the core, and of the tail."""
+        return among[self.core[among]], among[self.tail[among]]
 
     @cached_property
     def active(self) -> Bool:
@@ -195,9 +198,19 @@ class Marks:
         return None if marker is None else bool(marker and self.tail.share[index] >= self.threshold)
 
 
+@dataclass(frozen=True)
+class _Ranged:
+    """Coverage of the population and of each range, and activation summed over the examples with each thing, [k]."""
+
+    total: Floats
+    everything: Coverage
+    active: Coverage
+    core: Coverage
+    tail: Coverage
+
+
 def _marks(
-    columns: sparse.csr_matrix,
-    clusters: NDArray[np.int64],
+    found: _Ranged,
     ranges: Ranges,
     *,
     threshold: float,
@@ -205,41 +218,23 @@ def _marks(
     status: list[Status | None],
     specificity: Floats,
 ) -> Marks:
-    cluster = np.unique(clusters, return_inverse=True)[1]
-    n_clusters = int(cluster.max()) + 1
-    whole = np.ones(len(cluster), dtype=np.bool_)
-    everything, active, core, tail = (
-        Coverage.of(columns, inside, cluster, n_clusters) for inside in (whole, ranges.active, ranges.core, ranges.tail)
-    )
+    everything, core = found.everything, found.core
     level = sidak_level(0.95, int((everything.count >= MIN_N).sum()))
     return Marks(
         ranges=ranges,
-        total=np.asarray(columns.T @ ranges.activation, dtype=np.float64),
+        total=found.total,
         everything=everything,
-        active=active,
+        active=found.active,
         core=core,
-        tail=tail,
+        tail=found.tail,
         lift=share_ratio(core, everything, level, nested=True),
-        active_lift=share_ratio(active, everything, level, nested=True),
-        enrichment=share_ratio(tail, core, level),
+        active_lift=share_ratio(found.active, everything, level, nested=True),
+        enrichment=share_ratio(found.tail, core, level),
         effects=effects,
         status=status,
         specificity=specificity,
         threshold=threshold,
     )
-
-
-def checked_columns(ctx: Context, rows: Rows, units: Sequence[tuple[str, str, int]] | None) -> UnitColumns:
-    """Columns of the units checked, as (label, family, least level); every family at any AP where none are given."""
-    if units is None:
-        return unit_columns(ctx, rows, "families")
-    from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
-
-    levels = np.asarray(ctx.data.levels[rows])
-    held = [levels[:, ctx.vocabulary.family_index[family]] >= max(level, 1) for _, family, level in units]
-    labels, families, least = zip(*units, strict=True)
-    matrix = sparse.csr_matrix(np.stack(held, axis=1).astype(np.float64))
-    return UnitColumns(tuple(labels), tuple(families), tuple(least), matrix)
 
 
 def token_marks(
@@ -253,26 +248,27 @@ def token_marks(
     min_effect: float,
 ) -> tuple[UnitColumns, Marks]:
     """Coverage of tokens, and their effect on activation with the weapon held fixed."""
-    columns, design = _design(ctx, population.rows, units)
-    value = ranges.activation
-    usable = columns.counts() >= MIN_N
+    things = things_of(ctx, population, units)
+    columns, design = things.columns, things.design
+    usable = design.n_present >= MIN_N
     level = sidak_level(0.95, int(usable.sum()))
-    found, rate = design.effects(value), design.effects((value > min_effect).astype(np.float64))
+    seen = design.outcome(ranges.activation)
+    found, rate = design.effects(seen), design.effects(design.above(seen, min_effect))
     (low, high), (rate_low, rate_high) = found.interval(level), rate.interval(level)
     q = benjamini_hochberg(np.where(usable, found.p_value(), np.nan))
     effects = Effects(found.coefficient, low, high, q, rate.coefficient, rate_low, rate_high)
     specificity = np.full(len(usable), np.nan)
     if null is not None and usable.any():
-        whole = len(null.positions) == len(population)
-        other = design if whole else _design(ctx, population.rows[null.positions], units)[1]
+        other = null_design(ctx, population, columns, null)
         stackable, checked = ctx.vocabulary.stackable, [] if units is None else units
         at_rungs = np.zeros(len(usable), dtype=np.bool_)
         at_rungs[: len(checked)] = [level > 0 and family in stackable for _, family, level in checked]
         sizes = np.nan_to_num(np.abs(other.coefficients(null.activation)))
         specificity = _token_p_values(found.coefficient, sizes, usable, at_rungs)
+    cluster, parts = design.cluster[seen.rows], (ranges.active, ranges.core, ranges.tail)
+    covered = [Coverage.of(seen.held, inside[seen.rows], cluster, len(design.sizes)) for inside in parts]
     marks = _marks(
-        columns.matrix,
-        ctx.data.clusters[population.rows],
+        _Ranged(seen.total, things.everything, *covered),
         ranges,
         threshold=threshold,
         effects=effects,
@@ -280,19 +276,6 @@ def token_marks(
         specificity=specificity,
     )
     return columns, marks
-
-
-def _design(
-    ctx: Context, rows: Rows, units: Sequence[tuple[str, str, int]] | None
-) -> tuple[UnitColumns, PresenceDesign]:
-    """Columns of some rows with weapon fixed effects; the families of all examples are taken apart once."""
-
-    def make() -> tuple[UnitColumns, PresenceDesign]:
-        columns = checked_columns(ctx, rows, units)
-        return columns, PresenceDesign.of(columns.matrix, np.asarray(ctx.data.weapon[rows]), ctx.data.clusters[rows])
-
-    whole = units is None and len(rows) == len(ctx.data)
-    return ctx.derived("coverage of families", make) if whole else make()
 
 
 def _token_p_values(effect: Floats, null: Floats, usable: Bool, at_rungs: Bool) -> Floats:
@@ -325,34 +308,32 @@ def weapon_marks(
     min_effect: float,
 ) -> Marks:
     """Coverage of weapons [n_weapons], and their mean activation against that of all examples."""
-    from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
-
-    weapon = np.asarray(ctx.data.weapon[population.rows], dtype=np.intp)
-    n, k = len(weapon), len(ctx.weapons)
-    clusters = ctx.data.clusters[population.rows]
-    columns = sparse.csr_matrix((np.ones(n), (np.arange(n), weapon)), shape=(n, k))
-    usable = np.bincount(weapon, minlength=k) >= MIN_N
+    weapons, k = weapons_of(ctx, population), len(ctx.weapons)
+    rows = np.flatnonzero(ranges.active)
+    usable = weapons.everything.count >= MIN_N
     level = sidak_level(0.95, int(usable.sum()))
-    mean, low, high, p = _deltas(ranges.activation, weapon, k, clusters, level)
-    above = (ranges.activation > min_effect).astype(np.float64)
+    sums = weapons.grouping.sums(ranges.activation)
+    mean, low, high, p = _deltas(sums, level)
+    above = weapons.grouping.sums((ranges.activation > min_effect).astype(np.float64))
     effects = Effects(
         mean,
         low,
         high,
         benjamini_hochberg(np.where(usable, p, np.nan)),
-        *_deltas(above, weapon, k, clusters, level)[:3],
+        *_deltas(above, level)[:3],
     )
     specificity = np.full(k, np.nan)
     if null is not None and usable.any():
-        own = weapon[null.positions]
-        member = columns[null.positions]
-        means = (member.T @ null.activation)[usable] / np.maximum(np.bincount(own, minlength=k)[usable], 1)[:, None]
+        own = weapons.grouping.cells.group[weapons.grouping.cell[null.positions]]
+        totals = weights_by_group(own, np.ones(len(own)), k) @ null.activation
+        means = totals[usable] / np.maximum(np.bincount(own, minlength=k)[usable], 1)[:, None]
         largest = np.abs(means - null.activation.mean(axis=0)).max(axis=0)
         # Weapons are the second look, after the tokens: their p counts double.
         specificity = np.minimum(2.0 * _p_values(mean, largest), 1.0)
+    parts = (rows, *ranges.rows(rows))
+    covered = [weapons.coverage(part) for part in parts]
     return _marks(
-        columns,
-        clusters,
+        _Ranged(sums.cells.by_group(sums.total), weapons.everything, *covered),
         ranges,
         threshold=threshold,
         effects=effects,
@@ -361,12 +342,9 @@ def weapon_marks(
     )
 
 
-def _deltas(
-    value: Floats, weapon: Rows, k: int, clusters: NDArray[np.int64], level: float
-) -> tuple[Floats, Floats, Floats, Floats]:
+def _deltas(sums: CellSums, level: float) -> tuple[Floats, Floats, Floats, Floats]:
     """Mean of each weapon minus the mean of all, its interval at a level, and its p."""
-    deltas = deltas_from_global(value, weapon, k, clusters)
-    deltas = deltas.guarded(group_means(value, weapon, k, clusters).support)
+    deltas = deltas_of(sums).guarded(means_of(sums).support)
     half = t_quantile(0.5 + level / 2, deltas.df) * deltas.std_error
     with np.errstate(divide="ignore", invalid="ignore"):
         p = t_two_sided(deltas.delta / deltas.std_error, deltas.df)

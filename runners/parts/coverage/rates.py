@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...stats.cells import sum_by
 from ...stats.enrichment import Ratio
 from ...stats.groups import FEW, MIN_CLUSTERS
+from ...stats.held import Columns, among, dense, held_counts, smallest
 from ...stats.tails import clopper_pearson, t_quantile
-
-if TYPE_CHECKING:
-    from scipy import sparse
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
+_BLOCK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -26,26 +28,29 @@ class Coverage:
     Attributes:
         size: examples of the range.
         count: [k], how many of them hold each column.
-        held: CSR [clusters, k], the same by cluster.
-        sizes: [clusters], examples of the range by cluster.
+        clusters: [c], the clusters with an example of the range, ascending.
+        sizes: [c], how many each has.
+        held: [c, k], how many of these hold each column: an array, or CSR.
     """
 
     size: int
     count: Floats
-    held: sparse.csr_matrix
-    sizes: Floats
+    clusters: Ints
+    sizes: Ints
+    held: Any
 
     @classmethod
-    def of(cls, columns: sparse.csr_matrix, inside: NDArray[np.bool_], cluster: Ints, n_clusters: int) -> Coverage:
+    def of(cls, columns: Columns, inside: NDArray[np.bool_], cluster: Ints, n_clusters: int) -> Coverage:
         """Count columns [n, k] of 0 and 1 over the examples inside; cluster [n] is 0 .. n_clusters - 1."""
-        from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
-
         rows = np.flatnonzero(inside)
-        where = (cluster[rows], np.arange(len(rows)))
-        member = sparse.csr_matrix((np.ones(len(rows)), where), shape=(n_clusters, len(rows)))
-        held = (member @ columns[rows]).tocsr()
+        clusters, own, sizes = _gathered(cluster[rows], n_clusters)
+        return cls.counted(clusters, sizes, held_counts(among(columns, rows), own, sizes))
+
+    @classmethod
+    def counted(cls, clusters: Ints, sizes: Ints, held: Any) -> Coverage:  # noqa: ANN401 - CSR matrix or array
+        """From the counts of each cluster."""
         count = np.asarray(held.sum(axis=0), dtype=np.float64).ravel()
-        return cls(len(rows), count, held, np.bincount(cluster[rows], minlength=n_clusters).astype(np.float64))
+        return cls(int(sizes.sum()), count, clusters, sizes, held)
 
     @property
     def share(self) -> Floats:
@@ -55,21 +60,93 @@ class Coverage:
     @property
     def n_clusters(self) -> int:
         """Clusters with an example in the range."""
-        return int((self.sizes > 0).sum())
+        return len(self.clusters)
 
+    @cached_property
     def support(self) -> Ints:
         """Clusters of the range with an example that holds each column, or without it, whichever are fewer, [k]."""
-        held = self.held.tocoo()
-        k = len(self.count)
-        some = np.bincount(held.col[held.data > 0], minlength=k)
-        full = np.bincount(held.col[held.data >= self.sizes[held.row]], minlength=k)
+        some, full = np.zeros((2, len(self.count)), dtype=np.int64)
+        for run, held in self._blocks(np.arange(len(self.clusters))):
+            some += np.count_nonzero(held, axis=0)
+            full += np.count_nonzero(held >= self.sizes[run, None], axis=0)
         return np.minimum(some, self.n_clusters - full)
 
-    def bounds(self, level: float) -> tuple[Floats, Floats]:
-        """Clopper-Pearson bounds of the shares, as if each cluster were one example."""
-        n = self.n_clusters
-        low = clopper_pearson(np.floor(self.share * n), n, level)[0]
-        return low, clopper_pearson(np.ceil(self.share * n), n, level)[1]
+    def bounds(self, level: float, at: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        """Clopper-Pearson bounds of some of the shares, as if each cluster were one example."""
+        n, share = self.n_clusters, self.share[at]
+        return clopper_pearson(np.floor(share * n), n, level)[0], clopper_pearson(np.ceil(share * n), n, level)[1]
+
+    @cached_property
+    def squares(self) -> Floats:
+        """Sum over clusters of their squared influence on the logarithm of each share, [k]."""
+        return self.products(self)
+
+    def products(self, other: Coverage) -> Floats:
+        """Sum over clusters of the products of their influences on the logarithms of two ranges' shares, [k].
+
+        Example i of a range adds x_i / count - 1 / size.
+        """
+        at = _shared(self.clusters, other.clusters)
+        own, theirs = self.sizes[at[0]].astype(np.float64), other.sizes[at[1]].astype(np.float64)
+        held, mixed = np.zeros(len(self.count)), np.zeros((2, len(self.count)))
+        for (run, mine), (_, others) in zip(self._blocks(at[0]), other._blocks(at[1]), strict=True):
+            held += np.einsum("ck,ck->k", mine, others)
+            mixed += theirs[run] @ mine, own[run] @ others
+        counts = [np.maximum(each.count, 1.0) for each in (self, other)]
+        total = held / (counts[0] * counts[1]) + float(own @ theirs) / (float(self.size) * other.size)
+        return total - mixed[0] / (counts[0] * other.size) - mixed[1] / (counts[1] * self.size)
+
+    def _blocks(self, at: Ints) -> Iterator[tuple[slice, Floats]]:
+        """Some of the clusters, in runs of positions, with their ``held`` as an array."""
+        step = max(1, _BLOCK // max(len(self.count), 1))
+        for start in range(0, len(at), step):
+            run = slice(start, start + step)
+            yield run, dense(self.held[at[run]]).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class GroupCoverage(Coverage):
+    """Coverage where a column is a group, such as a weapon, and no cluster is of two: ``held`` [c] says of which."""
+
+    @classmethod
+    def of_rows_by_group(cls, rows: Ints, cluster: Ints, home: Ints, n_groups: int) -> GroupCoverage:
+        """Count some examples; cluster [n] is 0 .. c - 1, and home [c] the group of each."""
+        clusters, _, sizes = _gathered(cluster[rows], len(home))
+        count = sum_by(home[clusters], sizes.astype(np.float64), n_groups)
+        return cls(len(rows), count, clusters, sizes, home[clusters])
+
+    @cached_property
+    def support(self) -> Ints:
+        """As of any coverage: a cluster with an example of the group has no other."""
+        some = np.bincount(self.held, minlength=len(self.count))
+        return np.minimum(some, self.n_clusters - some)
+
+    def products(self, other: Coverage) -> Floats:
+        """As of any coverage: outside its group a cluster's influence is -sizes / size."""
+        own, theirs = _shared(self.clusters, other.clusters)
+        both = sum_by(self.held[own], self.sizes[own].astype(np.float64) * other.sizes[theirs], len(self.count))
+        inside = [1.0 / np.maximum(each.count, 1.0) - 1.0 / each.size for each in (self, other)]
+        return both * inside[0] * inside[1] + (both.sum() - both) / (float(self.size) * other.size)
+
+
+def _gathered(cluster: Ints, n_clusters: int) -> tuple[Ints, Ints, Ints]:
+    """The clusters that examples [m] are of, which of these each is of, and how many each has."""
+    sizes = np.bincount(cluster, minlength=n_clusters)
+    clusters = np.flatnonzero(sizes).astype(np.int32)
+    place = np.zeros(n_clusters, dtype=np.int32)
+    place[clusters] = np.arange(len(clusters))
+    return clusters, place[cluster], smallest(sizes[clusters])
+
+
+def _n_of_either(first: Ints, second: Ints) -> int:
+    return len(first) + len(second) - len(_shared(first, second)[0])
+
+
+def _shared(first: Ints, second: Ints) -> tuple[Ints, Ints]:
+    """Positions in each of two ascending lists of what both hold."""
+    at = np.minimum(np.searchsorted(second, first), max(len(second) - 1, 0))
+    both = np.flatnonzero(second[at] == first) if len(second) else np.arange(0)
+    return both, at[both]
 
 
 def share_ratio(first: Coverage, second: Coverage, level: float, *, nested: bool = False) -> Ratio:
@@ -102,31 +179,25 @@ def share_ratio(first: Coverage, second: Coverage, level: float, *, nested: bool
     half = float(t_quantile(0.5 + level / 2, clusters - 1)) * error
     none = (first.count == 0) | (second.count == 0)
     apart = 1.0 - (1.0 - level) / 2.0
-    (low_1, high_1), (low_2, high_2) = first.bounds(apart), second.bounds(apart)
+    (low_1, high_1), (low_2, high_2) = first.bounds(apart, none), second.bounds(apart, none)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        low = np.where(none, low_1 / high_2, value * np.exp(-half))
-        high = np.where(none, np.where(low_2 > 0, high_1 / low_2, np.nan), value * np.exp(half))
+        low, high = value * np.exp(-half), value * np.exp(half)
+        low[none], high[none] = low_1 / high_2, np.where(low_2 > 0, high_1 / low_2, np.nan)
     return Ratio(value, low, high)
 
 
 def _log_variance(first: Coverage, second: Coverage, *, nested: bool) -> Floats:
     """Variance of the log ratio of two shares, [k]; meaningless where one of them is 0."""
-    from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
-
-    scale = [sparse.diags(1.0 / np.maximum(each.count, 1.0)) for each in (first, second)]
-    part = (first.held @ scale[0] - second.held @ scale[1]).tocsr()
-    rest = second.sizes / second.size - first.sizes / first.size
-    squares = np.asarray(part.power(2).sum(axis=0), dtype=np.float64).ravel()
-    total = squares + 2.0 * np.asarray(part.T @ rest, dtype=np.float64) + float(rest @ rest)
-    n = int(((first.sizes > 0) | (second.sizes > 0)).sum())
+    total = first.squares + second.squares - 2.0 * first.products(second)
+    n = second.n_clusters if nested else _n_of_either(first.clusters, second.clusters)
     variance = np.maximum(total, 0.0) * n / (n - 1)
     odds = [_odds_against(each) for each in (first, second)]
     if nested:
         floor = odds[0] * max(1.0 / first.n_clusters - 1.0 / second.n_clusters, 0.0)
-        support = first.support()
+        support = first.support
     else:
         floor = odds[0] / first.n_clusters + odds[1] / second.n_clusters
-        support = np.minimum(first.support(), second.support())
+        support = np.minimum(first.support, second.support)
     return np.where(support < FEW, np.maximum(variance, floor), variance)
 
 

@@ -141,8 +141,14 @@ def null_columns(ctx: Context, feature: int, seed: int) -> Floats | None:
     null = null_activations(ctx, feature, everything, seed)
     if null is None:
         return None
-    pooled = ctx.pooled_of(everything.rows[null.positions])
-    column = (pooled - pooled.mean(axis=0)).T @ (null.activation - null.activation.mean(axis=0))
+    rows = everything.rows[null.positions]
+
+    def centred() -> Floats:
+        pooled = ctx.pooled_of(rows)
+        return pooled - pooled.mean(axis=0)
+
+    pooled = ctx.derived_for(everything, ("centred pooled vectors", rows.tobytes()), centred)
+    column = pooled.T @ (null.activation - null.activation.mean(axis=0))
     return column.astype(np.float64) / np.maximum(np.linalg.norm(column, axis=0), np.finfo(np.float32).tiny)
 
 
@@ -183,9 +189,20 @@ def nearest_features(ctx: Context, feature: int, most: int = 3) -> list[dict[str
     return [{"feature_id": int(index), "cosine": float(cosine[index])} for index in order]
 
 
-def norm_percentile(sae: SparseAutoencoder, feature: int) -> dict[str, Any]:
-    """Percentile of the stored decoder column's length among all features, for ``custom``; with a reason if unknown."""
-    norms = np.linalg.norm(np.asarray(sae.decoder_weight, dtype=np.float64), axis=0)
+def column_lengths(sae: SparseAutoencoder) -> Floats:
+    """Length of every stored decoder column, float64 [F]."""
+    return np.sqrt(np.einsum("df,df->f", sae.decoder_weight, sae.decoder_weight, dtype=np.float64))
+
+
+def norm_percentile(sae: SparseAutoencoder, feature: int, lengths: Floats | None = None) -> dict[str, Any]:
+    """Percentile of the stored decoder column's length among all features, for ``custom``; with a reason if unknown.
+
+    Args:
+        sae: the autoencoder.
+        feature: the feature.
+        lengths: `column_lengths`, where they are at hand.
+    """
+    norms = column_lengths(sae) if lengths is None else lengths
     if float(np.ptp(norms)) <= _ONE_LENGTH * float(norms.max()):
         reason = "all stored decoder columns have the same length: it tells features apart in no way"
         return {"decoder_norm_percentile": None, "decoder_norm_reason": reason}
@@ -209,7 +226,7 @@ def direct_numbers(ctx: Context, feature: int, direct: DirectEffect) -> dict[str
         "top_family": vocabulary.families[family],
         "top_family_share": float(direct.share[family]),
         "contribution_percentile": percentile_among(largest, feature),
-        **norm_percentile(sae, feature),
+        **norm_percentile(sae, feature, ctx.derived("decoder column lengths", lambda: column_lengths(sae))),
         "encoder_cosine": float(encoder @ unit_column(ctx, feature)) / length if length > 0 else None,
     }
 

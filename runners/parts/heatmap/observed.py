@@ -14,10 +14,11 @@ from ....schemas.job import Job
 from ....schemas.result import Status
 from ...design.observed import interval_status
 from ...design.specificity import null_activations
-from ...stats.groups import MIN_CLUSTERS, MIN_N, GroupMeans, group_means
+from ...stats.cells import Cells, Grouping, Part
+from ...stats.fixed_effects import FixedEffects, LevelDesign
+from ...stats.groups import MIN_CLUSTERS, MIN_N, GroupMeans, clustered_error, means_of
 from ...stats.regression import ClusteredFit
 from ...stats.tails import benjamini_hochberg, sidak_level, t_quantile, t_two_sided
-from .cells import CellDesign
 from .effects import Effects, Read, name_pattern, no_effects
 from .grid import Grid
 
@@ -34,7 +35,7 @@ class ObservedCells:
         means: statistics of each cell.
         effects: of the cells 1.. against cell 0, the weapon held fixed.
         interactions: of the cells that hold both, from those effects.
-        pre_status: verdict on each interaction of pre-activations; None where those are unknown.
+        pre_status: verdict on each interaction of pre-activations; None where those are unknown or no interaction acts.
         confirmed: whether the highest cell of half of the builds lies above cell 0 in the other half.
         n: examples in the grid.
         left_out: examples at levels outside it.
@@ -49,48 +50,88 @@ class ObservedCells:
     left_out: int
 
 
-def grid_cells(ctx: Context, population: Population, grid: Grid) -> NDArray[np.integer[Any]]:
-    """The cell of each example of the population, [n]; -1 outside the grid. An example counts once, at its levels."""
-    columns = [ctx.vocabulary.family_index[family] for family in grid.families]
-    levels = np.asarray(ctx.data.levels[population.rows])
-    return grid.positions(levels[:, columns[0]], levels[:, columns[1]])
+@dataclass(frozen=True)
+class GridExamples:
+    """Where the examples of a population lie in a grid.
+
+    Attributes:
+        inside: bool [n], those at levels of the grid; None where all are.
+        grouping: those inside by (weapon, cell) and cluster.
+        effects: of the cells 1.. against cell 0, the weapon held fixed.
+    """
+
+    inside: Bools | None
+    grouping: Grouping
+    effects: FixedEffects
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Examples of each cell."""
+        return self.effects.levels.group_sizes
+
+    def part(self, population: Population, grid: Grid) -> Population:
+        """The examples inside."""
+        if self.inside is None:
+            return population
+        key = None if population.key is None else f"{population.key} in {grid.families} {grid.cells}"
+        rows, activation = population.rows[self.inside], population.activation[self.inside]
+        return replace(population, rows=rows, activation=activation, key=key)
+
+
+def grid_examples(ctx: Context, population: Population, grid: Grid) -> GridExamples:
+    """Group a population by cell, an example counting once, at its levels; made once for the rows."""
+
+    def make() -> GridExamples:
+        levels, rows, k = np.asarray(ctx.data.levels), population.rows, len(grid.cells)
+        cell = grid.positions(*(levels[rows, ctx.vocabulary.family_index[family]] for family in grid.families))
+        inside = cell >= 0
+        kept = rows[inside]
+        label = np.asarray(ctx.data.weapon)[kept] * k + cell[inside]
+        grouping = Grouping.of(label, len(ctx.weapons) * k, ctx.data.clusters[kept])
+        return GridExamples(None if inside.all() else inside, grouping, FixedEffects.of(grouping.cells, k))
+
+    return ctx.derived_for(population, ("grid", grid.families, grid.cells), make)
 
 
 def observe_cells(
     ctx: Context, feature: int, population: Population, grid: Grid, *, min_effect: float, seed: int, job: Job
 ) -> ObservedCells:
     """Group a population by cell; effects are OLS on cell dummies with weapon fixed effects, errors by build."""
-    cell = grid_cells(ctx, population, grid)
-    inside = cell >= 0
-    part = replace(population, rows=population.rows[inside], activation=population.activation[inside])
-    cell, k = cell[inside], len(grid.cells)
+    held = grid_examples(ctx, population, grid)
+    part, k = held.part(population, grid), len(grid.cells)
     if ctx.data.build_id is None:
         job.warn("builds are unknown: errors are clustered by distinct (weapon, set), which may be too narrow")
-    clusters = ctx.data.clusters[part.rows]
-    means = group_means(part.activation, cell, k, clusters)
-    if not len(cell):
+    sums = held.grouping.sums(part.activation)
+    by_cell = sums.regrouped(held.effects.levels)
+    means, left_out = means_of(by_cell), len(population) - len(part)
+    if not len(part):
         nothing, crossed = no_effects(k - 1), no_effects(len(grid.pairs.both))
-        return ObservedCells(means, nothing, crossed, (None,) * len(crossed.status), None, 0, int((~inside).sum()))
-    design = CellDesign.of(cell, k, ctx.data.weapon[part.rows], clusters)
-    fit = design.fit(part.activation).guarded(means.support[1:])
-    shares = _random_shares(ctx, feature, part, design, grid, means=means, seed=seed)
-    pre = _pre_fit(ctx, feature, part, design)
+        return ObservedCells(means, nothing, crossed, (None,) * len(crossed.status), None, 0, left_out)
+    fit = held.effects.fit(sums).guarded(means.support[1:])
+    shares = _random_shares(ctx, feature, part, held, grid, means=means, seed=seed)
     own, matrix = np.eye(k - 1), grid.pairs.matrix(k)
     enough, many = means.n_clusters >= MIN_CLUSTERS, means.n >= MIN_N
     effects = _estimates(
         fit, own, enough[1:] & enough[0], many[1:] & many[0], min_effect=min_effect, specificity=shares[0]
     )
-    effects = replace(effects, pre=np.full(k - 1, np.nan) if pre is None else pre.coefficient)
     sound, ample = _all_four(enough, grid), _all_four(many, grid)
     crossed = _estimates(fit, matrix, sound, ample, min_effect=min_effect, specificity=shares[1])
     crossed = replace(crossed, mean=np.where(sound, crossed.mean, np.nan))
     pre_status: tuple[Status | None, ...] = (None,) * len(sound)
+    pre = _pre_activations(ctx, feature, part)
     if pre is not None:
-        crossed_pre = _estimates(pre, matrix, sound, ample, min_effect=min_effect, specificity=crossed.specificity)
-        crossed = replace(crossed, pre=np.where(sound, crossed_pre.mean, np.nan))
-        pre_status = crossed_pre.status
-    confirmed = _confirmed(part.activation, cell, means, clusters, np.random.default_rng([seed, SPLIT_STREAM]))
-    return ObservedCells(means, effects, crossed, pre_status, confirmed, len(cell), int((~inside).sum()))
+        coefficients = held.effects.coefficients(held.grouping.totals(pre))
+        effects = replace(effects, pre=coefficients)
+        crossed = replace(crossed, pre=np.where(sound, _contrasts(matrix, coefficients), np.nan))
+    if pre is not None and crossed.acting():
+        own_fit = held.effects.fit(held.grouping.sums(pre))
+        pre_status = _estimates(own_fit, matrix, sound, ample, min_effect=min_effect, specificity=shares[1]).status
+    rng = np.random.default_rng([seed, SPLIT_STREAM])
+    halves = ctx.derived_for(
+        part, ("halves by cell", grid.families, grid.cells, seed), lambda: _halve(by_cell.cells, rng)
+    )
+    confirmed = None if halves is None else _confirmed(by_cell.total, means, halves)
+    return ObservedCells(means, effects, crossed, pre_status, confirmed, len(part), left_out)
 
 
 def _all_four(cells: Bools, grid: Grid) -> Bools:
@@ -108,8 +149,7 @@ def _estimates(
     fit: ClusteredFit, weights: Floats, enough: Bools, ample: Bools, *, min_effect: float, specificity: Floats
 ) -> Effects:
     """Contrasts of a fit: intervals (Sidak) where there are clusters enough, verdicts where examples are ample too."""
-    unknown = np.isnan(fit.coefficient)
-    mean = np.where((np.abs(weights) @ unknown) > 0, np.nan, weights @ np.nan_to_num(fit.coefficient))
+    mean = _contrasts(weights, fit.coefficient)
     variance = np.einsum("ij,jk,ik->i", weights, fit.covariance, weights, optimize=True)
     known = enough & ~np.isnan(mean) & (fit.n_clusters >= MIN_CLUSTERS)
     error = np.where(known, np.sqrt(np.maximum(variance, 0.0)), np.nan)
@@ -141,8 +181,14 @@ def _estimates(
     )
 
 
+def _contrasts(weights: Floats, coefficient: Floats) -> Floats:
+    """Contrasts [q] of coefficients [k] with weights [q, k]; NaN where one that takes part is unknown."""
+    unknown = (np.abs(weights) @ np.isnan(coefficient)) > 0
+    return np.where(unknown, np.nan, weights @ np.nan_to_num(coefficient))
+
+
 def _random_shares(
-    ctx: Context, feature: int, part: Population, design: CellDesign, grid: Grid, *, means: GroupMeans, seed: int
+    ctx: Context, feature: int, part: Population, held: GridExamples, grid: Grid, *, means: GroupMeans, seed: int
 ) -> tuple[Floats, Floats]:
     """Share of random directions whose largest effect, and largest interaction, is that of each cell; doubled.
 
@@ -154,11 +200,12 @@ def _random_shares(
     null = null_activations(ctx, feature, part, seed)
     if null is None:
         return unknown
-    if len(null.positions) < len(part):
-        at = null.positions
-        design = CellDesign.of(design.cell[at], len(means.n), design.group[at], design.cluster[at])
+    at, cells = held.grouping.cell[null.positions], held.grouping.cells
+    counts = np.bincount(cells.group[at], minlength=cells.n_groups).reshape(-1, len(means.n))
     outcomes = np.column_stack([part.activation[null.positions], null.activation]).astype(np.float32, copy=False)
-    beta = np.nan_to_num(design.coefficients(outcomes))
+    group, level = np.divmod(cells.group[at], len(means.n))
+    effects = LevelDesign.of(counts).coefficients(level, group, outcomes)
+    beta = np.nan_to_num(effects)
     results: list[Floats] = []
     for values, chosen in ((beta, single), (grid.pairs.matrix(len(means.n)) @ beta, crossed)):
         size, p = np.abs(values[chosen]), np.full(len(chosen), np.nan)
@@ -169,38 +216,41 @@ def _random_shares(
     return results[0], results[1]
 
 
-def _pre_fit(ctx: Context, feature: int, part: Population, design: CellDesign) -> ClusteredFit | None:
-    """The same regression of pre-activations; None where the examples' pooled vectors are unknown."""
+def _pre_activations(ctx: Context, feature: int, part: Population) -> Floats | None:
+    """Pre-activations of the examples [n]; None where their pooled vectors are unknown."""
     if ctx.sae is None or ctx.random_directions() is None:
         return None
-    return design.fit(ctx.read(ctx.pooled_of(part.rows), feature).pre)
+    pre = ctx.pre_activations(feature)
+    return pre if len(part) == len(pre) else pre[part.rows]
 
 
-def _confirmed(
-    value: Floats,
-    cell: NDArray[np.integer[Any]],
-    means: GroupMeans,
-    clusters: NDArray[np.integer[Any]],
-    rng: np.random.Generator,
-) -> bool | None:
+def _halve(cells: Cells, rng: np.random.Generator) -> tuple[Part, Part] | None:
+    """Split the clusters at random; None where one half has none."""
+    first = rng.random(cells.n_clusters) < 0.5
+    return None if first.all() or not first.any() else (cells.part(first), cells.part(~first))
+
+
+def _confirmed(total: Floats, means: GroupMeans, halves: tuple[Part, Part]) -> bool | None:
     """Whether the highest cell of n >= 20 in half of the clusters lies above cell 0 in the other half.
 
     Cells that have fewer than 10 clusters in the half that must confirm take no part. None where the base is highest.
+    ``total`` is the activation summed by cell and cluster.
     """
-    number = np.unique(clusters, return_inverse=True)[1]
-    first = (rng.random(int(number.max()) + 1) < 0.5)[number]
-    if first.all() or not first.any():
-        return None
-    choose, confirm = (group_means(value[half], cell[half], len(means.n), clusters[half]) for half in (first, ~first))
-    possible = (means.n >= MIN_N) & (confirm.n_clusters >= MIN_CLUSTERS) & (choose.n > 0)
+    choose, confirm = halves
+    n_clusters = confirm.cells.group_clusters
+    possible = (means.n >= MIN_N) & (n_clusters >= MIN_CLUSTERS) & (choose.cells.group_sizes > 0)
     if not possible[0]:
         return None
-    top = int(np.argmax(np.where(possible, choose.mean, -np.inf)))
+    chosen = choose.cells.by_group(total[choose.kept]) / np.maximum(choose.cells.group_sizes, 1)
+    top = int(np.argmax(np.where(possible, chosen, -np.inf)))
     if top == 0:
         return None
-    error = float(np.hypot(confirm.std_error[top], confirm.std_error[0]))
-    df = int(min(confirm.n_clusters[top], confirm.n_clusters[0])) - 1
-    return bool(confirm.mean[top] - confirm.mean[0] > float(t_quantile(0.975, df)) * error)
+    held, cells = total[confirm.kept], confirm.cells
+    mean = cells.by_group(held) / np.maximum(cells.group_sizes, 1)
+    std_error = clustered_error(cells, held - mean[cells.group] * cells.size)
+    error = float(np.hypot(std_error[top], std_error[0]))
+    df = int(min(n_clusters[top], n_clusters[0])) - 1
+    return bool(mean[top] - mean[0] > float(t_quantile(0.975, df)) * error)
 
 
 def observed_pattern(observed: ObservedCells, grid: Grid, min_effect: float) -> Read:

@@ -15,10 +15,11 @@ from ....schemas.result import Status
 from ...design.high import HighSplit
 from ...design.observed import interval_status
 from ...design.specificity import SPECIFIC, null_activations, share_at_least
-from ...design.unit_columns import Kind, UnitColumns, unit_columns
-from ...stats.clustered_ratio import clustered_ratio
+from ...design.unit_columns import Kind, UnitColumns, null_design, unit_columns, weapon_design
+from ...stats.clustered_ratio import Strata
 from ...stats.groups import MIN_CLUSTERS, MIN_N
-from ...stats.presence import PresenceDesign, PresenceEffects, presence_means
+from ...stats.held import count_held, weighted
+from ...stats.presence import Outcome, PresenceDesign, PresenceEffects
 from ...stats.tails import benjamini_hochberg, sidak_level
 
 Floats = NDArray[np.floating[Any]]
@@ -88,7 +89,7 @@ class Association:
     @property
     def n_absent(self) -> Ints:
         """Examples without it."""
-        return self.units.matrix.shape[0] - self.effects.n_present
+        return self.units.held.shape[0] - self.effects.n_present
 
     @property
     def raw_delta(self) -> Floats:
@@ -119,21 +120,44 @@ class Association:
 
 
 def population_columns(ctx: Context, population: Population, kind: Kind) -> UnitColumns:
-    """Columns of a population's examples, cut from those of all examples, which are kept."""
-    whole = ctx.derived(("unit columns", kind), lambda: unit_columns(ctx, np.arange(len(ctx.data)), kind))
-    if len(population) == len(ctx.data):
-        return whole
-    return UnitColumns(whole.labels, whole.family, whole.level, whole.matrix[population.rows])
+    """Columns of a population's examples, kept for other features."""
+    return ctx.derived_for(population, ("unit columns", kind), lambda: unit_columns(ctx, population.rows, kind))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Units over the examples of a population, taken apart once for all features.
+
+    Attributes:
+        units: their columns.
+        design: with weapon fixed effects.
+        strata: by what rates are compared within.
+    """
+
+    units: UnitColumns
+    design: PresenceDesign
+    strata: Strata
+
+
+def prepare(ctx: Context, population: Population, units: UnitColumns, *, by_count: bool) -> Prepared:
+    """Take units apart; rates are compared within weapons, and within tertiles of the number held where by_count."""
+
+    def make() -> Prepared:
+        weapon, cluster = np.asarray(ctx.data.weapon)[population.rows], ctx.data.clusters[population.rows]
+        design = weapon_design(ctx, population, units)
+        stratum = weapon.astype(np.int64) * 3 + count_tertile(units) if by_count else weapon
+        return Prepared(units, design, Strata.of(units.held, stratum, cluster))
+
+    return ctx.derived_for(population, ("association", units.key, by_count), make)
 
 
 def associate(
     ctx: Context,
     feature: int,
     population: Population,
-    units: UnitColumns,
+    prepared: Prepared,
     split: HighSplit,
     *,
-    stratum: Ints,
     min_effect: float,
     seed: int,
     job: Job,
@@ -144,23 +168,22 @@ def associate(
         ctx: the context.
         feature: the feature, for the random directions it is compared with.
         population: with an active example.
-        units: columns over it, [n, k].
+        prepared: the units over it.
         split: its high examples.
-        stratum: int [n], within which rates are compared, such as the weapon.
         min_effect: smallest effect of interest.
         seed: the spec's seed.
         job: receives a warning where builds are unknown.
     """
     if ctx.data.build_id is None:
         job.warn(BUILDS_UNKNOWN)
-    value, cluster = population.activation.astype(np.float64), ctx.data.clusters[population.rows]
-    design = PresenceDesign.of(units.matrix, ctx.data.weapon[population.rows], cluster)
-    effects = design.effects(value)
-    n = np.stack([effects.n_present, len(value) - effects.n_present])
+    units, design = prepared.units, prepared.design
+    seen = design.outcome(population.activation)
+    effects = design.effects(seen)
+    n = np.stack([effects.n_present, len(population) - effects.n_present])
     usable = (n.min(axis=0) >= MIN_N) & np.isfinite(effects.std_error)
     low, high = effects.interval(joint := sidak_level(0.95, int(usable.sum())))
-    rates = _rates(units, split, stratum, cluster, joint)
-    means = presence_means(value, units.matrix)
+    rates = _rates(prepared, split, joint)
+    means = seen.means(n)
     return Association(
         units=units,
         effects=effects,
@@ -168,19 +191,14 @@ def associate(
         high=high,
         mean_with=means[0],
         mean_without=means[1],
-        n_active=_active_with(units, value),
-        effect_size=_by_deviation(effects.coefficient, value, units),
+        n_active=seen.n_active,
+        effect_size=_by_deviation(effects.coefficient, seen, n),
         q_value=benjamini_hochberg(np.where(usable, effects.p_value(), np.nan)),
         status=_verdicts(low, high, usable, min_effect),
-        specificity=_specificity(ctx, feature, population, design, usable=usable, seed=seed),
+        specificity=_specificity(ctx, feature, population, units, usable=usable, seed=seed),
         reason=_reasons(n, effects, rates),
         rates=rates,
     )
-
-
-def _active_with(units: UnitColumns, value: Floats) -> Ints:
-    """Active examples with each unit, [k]."""
-    return np.asarray(units.matrix.T @ (value > 0).astype(np.int64)).ravel()
 
 
 def _verdicts(low: Floats, high: Floats, usable: NDArray[np.bool_], min_effect: float) -> list[Status | None]:
@@ -188,36 +206,33 @@ def _verdicts(low: Floats, high: Floats, usable: NDArray[np.bool_], min_effect: 
     return [interval_status(a, b, min_effect) if use else None for a, b, use in bounds]
 
 
-def _rates(units: UnitColumns, split: HighSplit, stratum: Ints, cluster: Ints, level: float) -> Rates:
-    ratio = clustered_ratio(units.matrix, split.high, stratum, cluster)
-    among_high = np.asarray(units.matrix.T @ split.high.astype(np.float64), dtype=np.float64)
+def _rates(prepared: Prepared, split: HighSplit, level: float) -> Rates:
+    ratio, held = prepared.strata.ratio(split.high), prepared.units.held
+    among_high = count_held(held, np.flatnonzero(split.high))
     with np.errstate(divide="ignore", invalid="ignore"):
-        among_rest = (units.counts() - among_high) / np.float64(split.n_baseline)
+        among_rest = (prepared.design.n_present - among_high) / np.float64(split.n_baseline)
     return Rates(among_high / max(split.n_high, 1), among_rest, ratio.ratio, *ratio.interval(level), ratio.odds.value)
 
 
-def _by_deviation(effect: Floats, value: Floats, units: UnitColumns) -> Floats:
-    """Effects by the standard deviation of the values within the two groups of each column, pooled; [k]."""
-    held = units.counts()
-    sums, squares = (np.asarray(units.matrix.T @ each, dtype=np.float64) for each in (value, value**2))
+def _by_deviation(effect: Floats, seen: Outcome, n: Ints) -> Floats:
+    """Effects by the standard deviation of the values within the two groups of each column, n [2, k], pooled; [k]."""
+    total, squares = seen.value.sum(), np.square(seen.value).sum()
     with np.errstate(divide="ignore", invalid="ignore"):
-        inside = squares - sums**2 / held
-        outside = (np.square(value).sum() - squares) - (value.sum() - sums) ** 2 / (len(value) - held)
-        size = effect / np.sqrt(np.maximum(inside + outside, 0.0) / np.float64(len(value) - 2))
+        inside = seen.squares - seen.total**2 / n[0]
+        outside = (squares - seen.squares) - (total - seen.total) ** 2 / n[1]
+        size = effect / np.sqrt(np.maximum(inside + outside, 0.0) / np.float64(n[:, 0].sum() - 2))
     return np.where(np.isfinite(size), size, np.nan)
 
 
 def _specificity(
-    ctx: Context, feature: int, population: Population, design: PresenceDesign, *, usable: NDArray[np.bool_], seed: int
+    ctx: Context, feature: int, population: Population, units: UnitColumns, *, usable: NDArray[np.bool_], seed: int
 ) -> Floats:
     """Share of random directions whose largest within-weapon effect is at least each unit's, on the same examples."""
     null = null_activations(ctx, feature, population, seed)
     if null is None or not usable.any():
         return np.full(len(usable), np.nan)
-    at = null.positions
-    if len(at) < len(population):
-        design = PresenceDesign.of(design.columns[at], design.group[at], design.cluster[at])
-    outcomes = np.column_stack([population.activation[at], null.activation])
+    design = null_design(ctx, population, units, null)
+    outcomes = np.column_stack([population.activation[null.positions], null.activation])
     effects = np.abs(np.nan_to_num(design.coefficients(outcomes)))
     largest = effects[usable, 1:].max(axis=0)
     p = np.array([share_at_least(float(effect), largest) for effect in effects[:, 0]])
@@ -249,5 +264,5 @@ def count_tertile(units: UnitColumns) -> Ints:
 
     High examples of almost any feature hold more units than others, and every unit is then more common among them.
     """
-    held = np.asarray(units.matrix.sum(axis=1)).ravel()
+    held = weighted(units.held, np.ones(len(units.labels), dtype=np.int64))
     return np.searchsorted(np.quantile(held, [1 / 3, 2 / 3]), held, side="left")

@@ -24,7 +24,7 @@ from ...design.unit_columns import UnitColumns
 from ...design.unit_effects import DROPPED, WrittenColumns, whole_pairs, written_columns
 from ...design.units import Unit, with_units, without_units
 from ...stats.groups import MIN_CLUSTERS, MIN_N
-from ...stats.presence import PresenceDesign, presence_means
+from ...stats.presence import PresenceDesign
 from ...stats.tails import sidak_level, t_quantile
 from .association import NOT_RUN
 
@@ -298,13 +298,13 @@ def _at_level(ctx: Context, population: Population, rows: NDArray[np.intp], abil
     """The abilities among the examples at some positions of the population."""
     if not len(rows):
         return [_Cell(0, 0, 0, np.nan, np.nan, np.nan, np.nan, 1) for _ in abilities.labels]
-    columns, value, at = abilities.matrix[rows], population.activation[rows].astype(np.float64), population.rows[rows]
-    with_it, without = presence_means(value, columns)
-    found = PresenceDesign.of(columns, ctx.data.weapon[at], ctx.data.clusters[at]).effects(value)
-    active = abilities.matrix[rows].T @ (value > 0)
-    series = zip(
-        found.n_present.tolist(), active.tolist(), with_it, without, found.coefficient, found.std_error, strict=True
-    )
+    value, at = population.activation[rows], population.rows[rows]
+    design = PresenceDesign.of(abilities.among(rows).held, np.asarray(ctx.data.weapon)[at], ctx.data.clusters[at])
+    outcome = design.outcome(value)
+    found = design.effects(outcome)
+    means = outcome.means(np.stack([found.n_present, len(rows) - found.n_present]))
+    arrays = (found.n_present, outcome.n_active, *means, found.coefficient, found.std_error)
+    series = zip(*(each.tolist() for each in arrays), strict=True)
     return [
         _Cell(n, len(rows) - n, int(up), float(a), float(b), float(delta), float(error), found.df)
         for n, up, a, b, delta, error in series

@@ -18,6 +18,7 @@ from ...design.unit_columns import UnitColumns
 from ...design.unit_effects import CausalColumns, UnitEffects, no_causal_columns
 from ...design.units import Unit, exclusive
 from ...stats.groups import sum_by
+from ...stats.held import weighted
 from .association import NOT_RUN, Association
 
 Floats = NDArray[np.floating[Any]]
@@ -201,14 +202,12 @@ class _Cells:
 
     @classmethod
     def of(cls, ctx: Context, population: Population, abilities: UnitColumns) -> _Cells:
-        bits = 1 << np.arange(len(abilities.labels), dtype=np.int64)
-        weapon, width = np.asarray(ctx.data.weapon[population.rows], dtype=np.int64), len(ctx.weapons)
-        code = np.asarray(abilities.matrix.astype(np.int64) @ bits, dtype=np.int64)
-        keys, cell = np.unique(code * width + weapon, return_inverse=True)
-        held = ((keys // width)[:, None] & bits) > 0
-        value = population.activation.astype(np.float64)
-        active = np.bincount(cell[value > 0], minlength=len(keys))
-        return cls(held, keys % width, np.bincount(cell).astype(np.float64), active, sum_by(cell, value, len(keys)))
+        name = ("abilities by weapon", abilities.key)
+        cell, held, weapon = ctx.derived_for(population, name, lambda: _cells(ctx, population, abilities))
+        rows = np.flatnonzero(population.activation != 0)
+        own, value = cell[rows], population.activation[rows].astype(np.float64)
+        n, active = np.bincount(cell).astype(np.float64), np.bincount(own[value > 0], minlength=len(weapon))
+        return cls(held, weapon, n, active, sum_by(own, value, len(weapon)))
 
     def mean(self, chosen: Cells) -> float | None:
         """Mean activation of the examples of some cells; None without any."""
@@ -230,6 +229,15 @@ class _Cells:
         weight = (n[0] * n[1])[both] / (n[0] + n[1])[both]
         difference = total[0][both] / n[0][both] - total[1][both] / n[1][both]
         return float(weight @ difference / weight.sum())
+
+
+def _cells(ctx: Context, population: Population, abilities: UnitColumns) -> tuple[Ints, Cells, Ints]:
+    """The cell of each example, int32 [n], and of each cell the abilities held and the weapon."""
+    bits = 1 << np.arange(len(abilities.labels), dtype=np.int64)
+    weapon, width = np.asarray(ctx.data.weapon)[population.rows], len(ctx.weapons)
+    key = weighted(abilities.held, bits) * width + weapon
+    keys, cell = np.unique(key, return_inverse=True)
+    return cell.astype(np.int32), ((keys // width)[:, None] & bits) > 0, keys % width
 
 
 def _wearable(ctx: Context, labels: Sequence[str]) -> list[list[int]]:

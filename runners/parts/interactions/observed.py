@@ -20,8 +20,8 @@ from ...stats.patterns import Pattern, pattern
 from ...stats.presence import PresenceDesign
 from ...stats.tails import benjamini_hochberg, sidak_level
 from .candidates import Pair, Pool
-from .regression import PairDesign, PairEffects
-from .rows import cell_columns, held_units, names, positions, units_of
+from .regression import Outcome, PairDesign, PairEffects
+from .rows import cell_columns, held_units, names, places, units_of
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
@@ -75,16 +75,16 @@ def observed_pairs(
     job: Job,
 ) -> ObservedPairs:
     """Regress the activation on each pair and its product, weapons held fixed, errors clustered by build."""
-    whole = len(population.rows) == len(ctx.data)
     job.progress(0, 3, "pairs of columns")
-    design = _design(ctx, population.rows, pairs, single=single, key="all" if whole else None)
+    design = _design(ctx, population, pairs, single=single)
     job.progress(1, 3, "regressions")
-    effects, known = design.effects(population.activation), design.enough
+    seen = design.outcome(population.activation)
+    effects, known = design.effects(population.activation, seen), design.enough
     job.progress(2, 3, "random directions")
     low, high = effects.interval(sidak_level(0.95, int(known.sum())))
     low, high = np.where(known, low, np.nan), np.where(known, high, np.nan)
     bounds = zip(low.tolist(), high.tolist(), strict=True)
-    neither = _mean_of_neither(design, population.activation)
+    neither = _mean_of_neither(design, seen)
     first, second, product = effects.coefficient.T
     cells = neither[:, None] + np.stack([np.zeros_like(first), first, second, first + second + product], axis=1)
     return ObservedPairs(
@@ -99,22 +99,25 @@ def observed_pairs(
     )
 
 
-def _design(ctx: Context, rows: NDArray[np.intp], pairs: Sequence[Pair], *, single: bool, key: object) -> PairDesign:
-    """The pairs' design on some rows; remembered under ``key`` where the rows depend on nothing but it."""
+def _design(
+    ctx: Context, population: Population, pairs: Sequence[Pair], *, single: bool, positions: Ints | None = None
+) -> PairDesign:
+    """The pairs' design on a population, or on some of its examples; kept for the next feature."""
+    rows = population.rows if positions is None else population.rows[positions]
 
     def make() -> PairDesign:
-        columns = held_units(ctx, rows, units_of(pairs), single=single)
-        first, second = positions(pairs)
-        return PairDesign.of(columns, first, second, np.asarray(ctx.data.weapon)[rows], ctx.data.clusters[rows])
+        held = held_units(ctx, rows, units_of(pairs), single=single)
+        first, second = places(pairs)
+        return PairDesign.of(held, first, second, np.asarray(ctx.data.weapon)[rows], ctx.data.clusters[rows])
 
-    return make() if key is None else ctx.derived(("pair design", tuple(pairs), single, key), make)
+    sample = None if positions is None else rows.tobytes()
+    return ctx.derived_for(population, ("pair design", tuple(pairs), single, sample), make)
 
 
-def _mean_of_neither(design: PairDesign, activation: Floats) -> Floats:
+def _mean_of_neither(design: PairDesign, seen: Outcome) -> Floats:
     """Mean activation of the examples with neither unit of each pair; NaN where there is none."""
-    value = np.asarray(activation, dtype=np.float64)[design.order]
-    single, both = design.columns.T @ value, design.both.T @ value
-    total = value.sum() - single[design.first] - single[design.second] + both
+    single, both = seen.single[:, 0], seen.both[:, 0]
+    total = seen.total.sum() - single[design.first] - single[design.second] + both
     return np.where(design.cells[:, 0] > 0, total / np.maximum(design.cells[:, 0], 1), np.nan)
 
 
@@ -136,10 +139,7 @@ def _specificity(
     null = null_activations(ctx, feature, population, seed)
     if null is None or not known.any():
         return np.full(len(pairs), np.nan)
-    key = None
-    if len(population.rows) == len(ctx.data):
-        key = "all" if len(null.positions) == len(population) else seed
-    design = _design(ctx, population.rows[null.positions], pairs, single=single, key=key)
+    design = _design(ctx, population, pairs, single=single, positions=null.positions)
     unit = np.sqrt(design.inverse[:, 2, 2])
     told = known & np.isfinite(unit)
     if not told.any():

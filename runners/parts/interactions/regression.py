@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...stats.cluster_bits import ClusterBits
 from ...stats.groups import FEW, MIN_CLUSTERS, MIN_N, exchangeable, sum_by
 from ...stats.regression import cluster_correction
 from ...stats.tails import t_quantile, t_two_sided
-
-if TYPE_CHECKING:
-    from scipy import sparse
+from .scores import Active, PairScores, spanning_squares
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
+Bools = NDArray[np.bool_]
 _SEEN = 1e-9
+_ROWS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
@@ -47,34 +49,44 @@ class PairEffects:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """One or more outcomes, taken apart by a `PairDesign`.
+
+    Attributes:
+        active: where the outcome is not 0, for a single one.
+        single: [k, r], sums over the examples with each column.
+        both: [P, r], sums over the examples with both columns of each pair.
+        total: [n_groups, r], sums over the examples of each group.
+    """
+
+    active: Active
+    single: Floats
+    both: Floats
+    total: Floats
+
+
+@dataclass(frozen=True)
 class PairDesign:
     """Pairs of binary columns with fixed effects of a group, taken apart once for any number of outcomes.
 
-    Rows are ordered by cluster. Only the k columns and the P products are kept, all sparse.
+    Rows are ordered by cluster, clusters by group. Of an outcome only the rows where it is not 0 are read.
 
     Attributes:
-        order: [n], row of the input at each place.
-        held: bool [k, n].
-        columns: CSC [n, k] of 0 and 1.
-        both: CSC [n, P], the products.
-        first, second: [P], the columns of each pair.
-        group: int [n], 0 .. n_groups - 1.
-        starts: where each cluster begins.
+        order: int32 [n], row of the input at each position.
+        group: int32 [n], 0 .. n_groups - 1, by position.
+        cluster: int32 [n], 0 .. n_clusters - 1, by position and rising.
+        scores: the k columns by cluster, and the columns of each pair.
         rate: [n_groups, k], share of each group's examples with the column.
-        rate_both: [n_groups, P].
+        rate_both: [n_groups, P], share with both columns of a pair.
         sizes: [n_groups], examples.
         inverse: [P, 3, 3], inverse of the Gram matrix within groups; NaN where the data cannot tell.
         cells: [P, 4], examples with neither, the first alone, the second alone, both.
     """
 
     order: Ints
-    held: NDArray[np.bool_]
-    columns: sparse.csc_matrix
-    both: sparse.csc_matrix
-    first: Ints
-    second: Ints
     group: Ints
-    starts: Ints
+    cluster: Ints
+    scores: PairScores
     rate: Floats
     rate_both: Floats
     sizes: Ints
@@ -82,117 +94,151 @@ class PairDesign:
     cells: Ints
 
     @classmethod
-    def of(cls, columns: sparse.csr_matrix, first: Ints, second: Ints, group: Ints, cluster: Ints) -> PairDesign:
-        """Prepare the pairs; group and cluster [n] may be any integers."""
-        order = np.argsort(cluster, kind="stable")
-        columns = columns[order].tocsr()
-        group = np.unique(group[order], return_inverse=True)[1]
-        starts = np.flatnonzero(np.r_[True, np.diff(cluster[order]) != 0])
-        sizes = np.bincount(group)
-        both = _products(columns, first, second)
-        counts, counts_both = _by_group(columns, group, len(sizes)), _by_group(both, group, len(sizes))
+    def of(cls, held: Bools, first: Ints, second: Ints, group: Ints, cluster: Ints) -> PairDesign:
+        """Prepare the pairs of columns [n, k]; group and cluster [n] may be any integers."""
+        group, cluster = (np.unique(each, return_inverse=True)[1].astype(np.int32) for each in (group, cluster))
+        # A cluster lies by the group of one of its rows: of all of them, where it does not span groups.
+        home = np.zeros(int(cluster.max()) + 1, dtype=np.int32)
+        home[cluster] = group
+        rank = np.empty_like(home)
+        rank[np.argsort(home, kind="stable")] = np.arange(len(home), dtype=np.int32)
+        cluster = rank[cluster]
+        order = np.argsort(cluster, kind="stable").astype(np.int32)
+        sizes, cluster_sizes = np.bincount(group), np.bincount(cluster)
+        scores = PairScores(ClusterBits.of(held, order, cluster_sizes), cluster_sizes, np.sort(home), first, second)
+        grams = _grams(held, group, len(sizes))
+        counts, counts_both = np.diagonal(grams, axis1=1, axis2=2), grams[:, first, second]
         rate, rate_both = counts / sizes[:, None], counts_both / sizes[:, None]
-        n_columns, n_both = counts.sum(axis=0), counts_both.sum(axis=0)
-        gram = np.empty((len(first), 3, 3))
+        a, b, both = counts.sum(axis=0)[first], counts.sum(axis=0)[second], counts_both.sum(axis=0)
         parts = [(counts[:, first], rate[:, first]), (counts[:, second], rate[:, second]), (counts_both, rate_both)]
-        shared = [[n_columns[first], n_both, n_both], [n_both, n_columns[second], n_both], [n_both, n_both, n_both]]
+        shared = [[a, both, both], [both, b, both], [both, both, both]]
+        gram = np.empty((len(first), 3, 3))
         for i, (count, _) in enumerate(parts):
             for j, (_, share) in enumerate(parts):
                 gram[:, i, j] = shared[i][j] - (count * share).sum(axis=0)
-        alone = [n_columns[first] - n_both, n_columns[second] - n_both]
-        cells = np.stack([columns.shape[0] - sum(alone) - n_both, *alone, n_both], axis=1).round().astype(np.int64)
-        held = np.zeros(columns.shape[::-1], dtype=np.bool_)
-        held[columns.indices, np.repeat(np.arange(columns.shape[0]), np.diff(columns.indptr))] = True
-        return cls(
-            order,
-            held,
-            columns.tocsc(),
-            both,
-            first,
-            second,
-            group,
-            starts,
-            rate,
-            rate_both,
-            sizes,
-            _inverse(gram),
-            cells,
-        )
+        cells = np.stack([len(held) - a - b + both, a - both, b - both, both], axis=1).round().astype(np.int64)
+        return cls(order, group[order], cluster[order], scores, rate, rate_both, sizes, _inverse(gram), cells)
 
-    def coefficients(self, values: Floats) -> Floats:
-        """Coefficients of each pair for each outcome: values [n] give [P, 3], values [n, r] give [P, 3, r]."""
-        outcome = np.asarray(values, dtype=np.float64).reshape(len(values), -1)[self.order]
-        total = _by_group_dense(outcome, self.group, len(self.sizes))
-        products = self.columns.T @ outcome - self.rate.T @ total
-        products_both = self.both.T @ outcome - self.rate_both.T @ total
-        right = np.stack([products[self.first], products[self.second], products_both], axis=1)
-        return (self.inverse @ right).reshape((len(self.first), 3, *values.shape[1:]))
+    @property
+    def first(self) -> Ints:
+        """First column of each pair, [P]."""
+        return self.scores.first
+
+    @property
+    def second(self) -> Ints:
+        """Second column of each pair, [P]."""
+        return self.scores.second
+
+    def outcome(self, values: Floats) -> Outcome:
+        """Take outcomes [n] or [n, r] apart."""
+        placed = np.asarray(values)[self.order]
+        at = np.flatnonzero(placed if placed.ndim == 1 else placed.any(axis=1)).astype(np.int32)
+        value = np.asarray(placed[at].reshape(len(at), -1), dtype=np.float64)
+        cluster, group = self.cluster[at], self.group[at]
+        held = self.scores.bits.held(at, cluster)
+        total = np.stack([sum_by(group, each, len(self.sizes)) for each in value.T], axis=1)
+        single, both = self._sums(held, value) if value.shape[1] > 1 else self._sums_of_one(held, value[:, 0])
+        return Outcome(Active(at, value[:, 0], cluster, held), single, both, total)
+
+    def _sums(self, held: Bools, value: Floats) -> tuple[Floats, Floats]:
+        """Sums of outcomes [m, r] over the examples with each column, and with both of each pair."""
+        single, both = np.zeros((len(held), value.shape[1])), np.zeros((len(self.first), value.shape[1]))
+        for at in range(0, len(value), _ROWS_AT_ONCE):
+            part, own = held[:, at : at + _ROWS_AT_ONCE], value[at : at + _ROWS_AT_ONCE]
+            single += part.astype(np.float64) @ own
+            both += (part[self.first] & part[self.second]).astype(np.float64) @ own
+        return single, both
+
+    def _sums_of_one(self, held: Bools, value: Floats) -> tuple[Floats, Floats]:
+        """The same of one outcome [m], which is on more examples: there are far fewer columns than pairs."""
+        gram = np.zeros((len(held), len(held)))
+        for at in range(0, len(value), _ROWS_AT_ONCE):
+            part = held[:, at : at + _ROWS_AT_ONCE].astype(np.float64)
+            gram += (part * value[at : at + _ROWS_AT_ONCE]) @ part.T
+        return np.diagonal(gram)[:, None], gram[self.first, self.second][:, None]
+
+    def coefficients(self, seen: Outcome) -> Floats:
+        """Coefficients of each pair for each outcome, [P, 3, r]."""
+        single = seen.single - self.rate.T @ seen.total
+        both = seen.both - self.rate_both.T @ seen.total
+        return self.inverse @ np.stack([single[self.first], single[self.second], both], axis=1)
 
     def interactions(self, values: Floats) -> Floats:
         """The interactions alone, of outcomes [n, r]: [P, r]."""
-        return self.coefficients(values)[:, 2]
+        return self.coefficients(self.outcome(values))[:, 2]
 
     @cached_property
-    def enough(self) -> NDArray[np.bool_]:
+    def spans(self) -> bool:
+        """Whether a cluster has examples of several groups (never so for builds and weapons)."""
+        return bool(np.any(self.scores.home[self.cluster] != self.group))
+
+    @cached_property
+    def enough(self) -> Bools:
         """Pairs with 20 examples in 10 clusters in every cell, and an interaction the data can tell."""
+        sizes, bits = self.scores.sizes, self.scores.bits
         cells = (self.cells >= MIN_N).all(axis=1) & np.isfinite(self.inverse[:, 2, 2])
-        widest = int(np.diff(np.r_[self.starts, len(self.group)]).max())
         # A cell of ten times the largest cluster cannot be in fewer than ten.
-        close = np.flatnonzero(cells & (self.cells.min(axis=1) < MIN_CLUSTERS * widest))
+        close = np.flatnonzero(cells & (self.cells.min(axis=1) < MIN_CLUSTERS * int(sizes.max())))
         for pair in close.tolist():
-            cells[pair] = self._clusters(pair).min() >= MIN_CLUSTERS
+            a, b = self.first[pair], self.second[pair]
+            one, other, both = bits.counts(np.array([a, b, a]), np.array([a, b, b]))
+            inside = (sizes - one - other + both, one - both, other - both, both)
+            cells[pair] = min(int((count > 0).sum()) for count in inside) >= MIN_CLUSTERS
         return cells
 
-    def _cell(self, pair: int) -> Ints:
-        """Cell of each row: 0 neither, 1 the first alone, 2 the second alone, 3 both."""
-        return self.held[self.first[pair]] + 2 * self.held[self.second[pair]].astype(np.int64)
-
-    def _clusters(self, pair: int) -> Ints:
-        """Clusters with an example in each cell, [4]."""
-        cell = self._cell(pair)
-        return np.array([np.logical_or.reduceat(cell == each, self.starts).sum() for each in range(4)])
-
-    def effects(self, value: Floats) -> PairEffects:
-        """Effects on one outcome [n] with their errors.
+    def effects(self, value: Floats, seen: Outcome | None = None) -> PairEffects:
+        """Effects on one outcome [n] with their errors; ``seen`` is what `outcome` gave of it, where it did.
 
         Equal to OLS of the outcome on both columns, their product and a dummy for each group, errors clustered as
         statsmodels does, where each cell but the empty one has 30 active examples; below, no variance is smaller than
         if residuals had one variance and one correlation within clusters.
         """
-        y = np.asarray(value, dtype=np.float64)[self.order]
-        active = y > 0
-        y = y - (sum_by(self.group, y, len(self.sizes)) / self.sizes)[self.group]
-        coefficient = self.coefficients(np.asarray(value, dtype=np.float64))
-        parameters = len(self.sizes) + 3
-        cluster = np.repeat(np.arange(len(self.starts)), np.diff(np.r_[self.starts, len(y)]))
-        spread, correlation = exchangeable(y, cluster, parameters)
-        support = self._support(active)
-        factor = cluster_correction(len(y), len(self.starts), parameters)
-        variance = np.full(len(self.first), np.nan)
-        for pair in np.flatnonzero(self.enough).tolist():
-            weight, fitted = self._tables(pair, self.inverse[pair, 2]), self._tables(pair, coefficient[pair])
-            where = self.group + len(self.sizes) * self._cell(pair)
-            influence = weight[where]
-            score = np.add.reduceat(influence * (y - fitted[where]), self.starts)
-            variance[pair] = factor * float(score @ score)
-            if support[pair] < FEW:
-                shared = np.add.reduceat(influence, self.starts)
-                pooled = (1.0 - correlation) * self.inverse[pair, 2, 2] + correlation * float(shared @ shared)
-                variance[pair] = max(variance[pair], spread * pooled)
-        return PairEffects(coefficient, np.sqrt(variance), max(len(self.starts) - 1, 1))
+        seen = self.outcome(value) if seen is None else seen
+        mean, coefficient = seen.total[:, 0] / self.sizes, self.coefficients(seen)[:, :, 0]
+        parameters, n_clusters = len(self.sizes) + 3, len(self.scores.sizes)
+        y = -mean[self.group]
+        y[seen.active.at] += seen.active.value
+        spread, correlation = exchangeable(y, self.cluster, parameters)
+        weight, fitted = self._tables(self.inverse[:, 2]), self._tables(coefficient)
+        variance = cluster_correction(len(y), n_clusters, parameters) * self._squares(
+            weight, fitted + mean, seen.active
+        )
+        few = self.enough & (self._support(seen.active) < FEW)
+        if few.any():
+            pooled = (1.0 - correlation) * self.inverse[:, 2, 2] + correlation * self._summed_squares
+            variance = np.where(few, np.maximum(variance, spread * pooled), variance)
+        variance = np.where(self.enough, variance, np.nan)
+        return PairEffects(coefficient, np.sqrt(np.maximum(variance, 0.0)), max(n_clusters - 1, 1))
 
-    def _tables(self, pair: int, weight: Floats) -> Floats:
-        """weight . x~ by cell and group, flat [4 * n_groups]: what an example adds depends on nothing else."""
-        first, second, product = weight
-        level = np.array([0.0, first, second, first + second + product])
-        mean = first * self.rate[:, self.first[pair]] + second * self.rate[:, self.second[pair]]
-        return (level[:, None] - mean - product * self.rate_both[:, pair]).ravel()
+    def _tables(self, slopes: Floats) -> Floats:
+        """slopes [P, 3] . x~ in each cell and group, [4, P, n_groups]: what an example adds depends on nothing else."""
+        first, second, product = slopes.T
+        level = np.stack([np.zeros_like(first), first, second, first + second + product])
+        means = self.rate[:, self.first] * first + self.rate[:, self.second] * second + self.rate_both * product
+        return level[:, :, None] - means.T
 
-    def _support(self, active: NDArray[np.bool_]) -> Floats:
+    def _squares(self, weight: Floats, fitted: Floats, active: Active | None) -> Floats:
+        """Sum over clusters of squared sums of weight x (outcome - fitted), [P]."""
+        if not self.spans:
+            return self.scores.squares(weight, fitted, active)
+        held = self.scores.bits.held(np.arange(len(self.group)), self.cluster)
+        cells = (held[a] + 2 * held[b].astype(np.int64) for a, b in zip(self.first, self.second, strict=True))
+        y = np.zeros(len(self.group))
+        if active is not None:
+            y[active.at] = active.value
+        return spanning_squares(cells, self.group, self.scores.bits.first, y, (weight, fitted))
+
+    @cached_property
+    def _summed_squares(self) -> Floats:
+        """Sum over clusters of the squared sums of what an interaction is weighted by, [P]."""
+        weight = self._tables(self.inverse[:, 2])
+        return self._squares(weight, -np.ones_like(weight), None)
+
+    def _support(self, active: Active) -> Floats:
         """Active examples in the scarcest of the three cells that hold a column, [P]."""
-        weight = active.astype(np.float64)
-        single, both = self.columns.T @ weight, self.both.T @ weight
-        return np.minimum.reduce([single[self.first] - both, single[self.second] - both, both])
+        single, both = self._sums_of_one(active.held, (active.value > 0).astype(np.float64))
+        one, other, both = single[self.first, 0], single[self.second, 0], both[:, 0]
+        return np.minimum.reduce([one - both, other - both, both])
 
 
 def _inverse(gram: Floats) -> Floats:
@@ -204,35 +250,12 @@ def _inverse(gram: Floats) -> Floats:
     return found
 
 
-def _products(columns: sparse.csr_matrix, first: Ints, second: Ints) -> sparse.csc_matrix:
-    """CSC [n, P]: rows that hold both columns of each pair."""
-    from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
-
-    columns.sort_indices()
-    pair = np.full((columns.shape[1], columns.shape[1]), -1, dtype=np.int64)
-    pair[first, second] = pair[second, first] = np.arange(len(first))
-    column, row = columns.indices, np.repeat(np.arange(columns.shape[0]), np.diff(columns.indptr))
-    rows: list[Ints] = []
-    found: list[Ints] = []
-    for step in range(1, int(np.diff(columns.indptr).max(initial=1))):
-        index = pair[column[:-step], column[step:]]
-        known = (row[:-step] == row[step:]) & (index >= 0)
-        rows.append(row[:-step][known])
-        found.append(index[known])
-    at, which = np.concatenate([*rows, row[:0]]), np.concatenate([*found, row[:0]])
-    return sparse.csc_matrix((np.ones(len(at)), (at, which)), shape=(columns.shape[0], len(first)))
-
-
-def _by_group(columns: Any, group: Ints, n_groups: int) -> Floats:  # noqa: ANN401 - any scipy.sparse matrix
-    """Examples of each group with each column, [n_groups, k]."""
-    entries = columns.tocoo()
-    flat = group[entries.row] * columns.shape[1] + entries.col
-    return np.bincount(flat, minlength=n_groups * columns.shape[1]).reshape(n_groups, -1).astype(np.float64)
-
-
-def _by_group_dense(outcome: Floats, group: Ints, n_groups: int) -> Floats:
-    """Sum of each outcome [n, r] over each group, [n_groups, r]."""
-    from scipy import sparse  # noqa: PLC0415
-
-    n = len(group)
-    return sparse.csr_matrix((np.ones(n), (group, np.arange(n))), shape=(n_groups, n)) @ outcome
+def _grams(held: Bools, group: Ints, n_groups: int) -> Floats:
+    """Examples of each group that hold both of two of the columns [n, k], [n_groups, k, k]."""
+    order, found = np.argsort(group, kind="stable"), np.zeros((n_groups, held.shape[1], held.shape[1]))
+    ends = np.cumsum(np.bincount(group, minlength=n_groups)).tolist()
+    for each, (low, high) in enumerate(itertools.pairwise([0, *ends])):
+        for at in range(low, high, _ROWS_AT_ONCE):
+            part = held[order[at : min(at + _ROWS_AT_ONCE, high)]].astype(np.float64)
+            found[each] += part.T @ part
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,10 @@ from ....schemas.result import Row, Status, Table
 from ...design.specificity import SPECIFIC
 from ...design.unit_columns import unit_columns
 from ...design.units import Unit
+from ...stats.compact import BLOCK_ROWS
 from ...stats.patterns import Pattern
 from .candidates import Pair
 from .contrasts import Contrasts, Factorial
-
-if TYPE_CHECKING:
-    from scipy import sparse
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
@@ -84,17 +82,21 @@ class Cooccurrence:
     lift: Floats
 
 
-def held_units(ctx: Context, rows: NDArray[np.intp], units: Sequence[Unit], *, single: bool) -> sparse.csr_matrix:
-    """CSR [n, units] of 0 and 1: which examples hold a unit, its family at its level or a higher one, or its token."""
-    from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
-
-    if single:
-        columns = unit_columns(ctx, rows, "tokens")
-        where = {key: index for index, key in enumerate(zip(columns.family, columns.level, strict=True))}
-        return columns.matrix[:, [where[unit.family, unit.level] for unit in units]].tocsr()
+def held_units(ctx: Context, rows: NDArray[np.intp], units: Sequence[Unit], *, single: bool) -> NDArray[np.bool_]:
+    """Which examples hold a unit, its family at its level or a higher one, or its token: [n, units]."""
+    held = np.zeros((len(rows), len(units)), dtype=np.bool_)
     family = [ctx.vocabulary.family_index[unit.family] for unit in units]
-    held = np.asarray(ctx.data.levels[rows])[:, family] >= np.array([unit.level for unit in units])
-    return sparse.csr_matrix(held, dtype=np.float64)
+    least = np.array([unit.level for unit in units])
+    for at in range(0, len(rows), BLOCK_ROWS):
+        some = slice(at, at + BLOCK_ROWS)
+        if single:
+            columns = unit_columns(ctx, rows[some], "tokens")
+            where = {key: index for index, key in enumerate(zip(columns.family, columns.level, strict=True))}
+            chosen = [where[unit.family, unit.level] for unit in units]
+            held[some] = columns.matrix[:, chosen].toarray() > 0
+        else:
+            held[some] = np.asarray(ctx.data.levels[rows[some]])[:, family] >= least
+    return held
 
 
 def units_of(pairs: Sequence[Pair]) -> list[Unit]:
@@ -102,7 +104,7 @@ def units_of(pairs: Sequence[Pair]) -> list[Unit]:
     return list(dict.fromkeys(unit for pair in pairs for unit in pair))
 
 
-def positions(pairs: Sequence[Pair]) -> tuple[Ints, Ints]:
+def places(pairs: Sequence[Pair]) -> tuple[Ints, Ints]:
     """Where the first and the second unit of each pair are in `units_of`."""
     where = {unit: index for index, unit in enumerate(units_of(pairs))}
     first, second = zip(*((where[a], where[b]) for a, b in pairs), strict=True)
@@ -111,9 +113,10 @@ def positions(pairs: Sequence[Pair]) -> tuple[Ints, Ints]:
 
 def cooccurrence(ctx: Context, population: Population, pairs: Sequence[Pair], *, single: bool) -> Cooccurrence:
     """Count the examples of a population that hold both units."""
-    matrix = held_units(ctx, population.rows, units_of(pairs), single=single)
-    gram = np.asarray((matrix.T @ matrix).toarray(), dtype=np.int64)
-    first, second = positions(pairs)
+    held = held_units(ctx, population.rows, units_of(pairs), single=single)
+    blocks = (held[at : at + BLOCK_ROWS].astype(np.float32) for at in range(0, len(held), BLOCK_ROWS))
+    gram = sum((np.rint(part.T @ part).astype(np.int64) for part in blocks), np.zeros((held.shape[1],) * 2, np.int64))
+    first, second = places(pairs)
     n_both, n = gram[first, second], len(population)
     with np.errstate(divide="ignore", invalid="ignore"):
         lift = n_both * float(n) / (np.diag(gram)[first] * np.diag(gram)[second])

@@ -150,7 +150,7 @@ class Specificity:
         """Single items at one level, and pairs of items."""
         rows = self.population.rows[null.positions]
         singles, whose = self._singles(rows, sets)
-        pairs, names = self._pairs(self.items.held[null.positions], sets)
+        pairs, names = self._pairs(self.items.rows.held(null.positions), sets)
         columns = sparse_columns(np.concatenate([singles, pairs]))
         design = PresenceDesign.of(columns, np.asarray(self.ctx.data.weapon[rows]), self.ctx.data.clusters[rows])
         largest = np.nan_to_num(design.coefficients(null.activation))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ....context.context import Context
 from ....context.population import Population
 from ....schemas.result import Status
-from ...stats.itemsets import Itemsets, PackedItems
+from ...stats.itemsets import ItemRows, Itemsets, PackedItems
 from ...stats.presence import PresenceDesign
 from ...stats.tails import sidak_level
 
@@ -73,7 +73,7 @@ class EffectBook:
     known: dict[Set, Effect] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, ctx: Context, population: Population, held: Bools, seed: int) -> EffectBook:
+    def of(cls, ctx: Context, population: Population, items: ItemRows, seed: int) -> EffectBook:
         """The examples of a population; above 100,000 of them whole builds drawn at random."""
         cluster = ctx.data.clusters[population.rows]
         kept = np.arange(len(population))
@@ -82,7 +82,7 @@ class EffectBook:
             drawn = np.random.default_rng([seed, SAMPLE_STREAM]).random(int(ctx.data.clusters.max()) + 1) < share
             kept = np.flatnonzero(drawn[cluster])
         return cls(
-            held=held[kept],
+            held=items.held(kept),
             value=population.activation[kept].astype(np.float64),
             weapon=np.asarray(ctx.data.weapon[population.rows[kept]]),
             cluster=cluster[kept],

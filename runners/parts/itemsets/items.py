@@ -14,11 +14,11 @@ from ....context.population import Population
 from ....schemas.errors import EmptySliceError, RequestError
 from ...design.unit_columns import Kind, unit_columns
 from ...design.units import Unit
-from ...stats.itemsets import GroupedItems
+from ...stats.compact import BLOCK_ROWS
+from ...stats.itemsets import GroupedItems, ItemRows
 from .null import Blocks
 
 Ints = NDArray[np.integer[Any]]
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -28,33 +28,36 @@ class Transactions:
     Attributes:
         labels: [k], a family, or a token.
         family: int [k], column of each item's family in the level matrix.
-        held: bool [n, k].
+        rows: which items each example holds.
+        count: int [k], examples that hold each item.
         blocks: examples whose labels are exchangeable.
-        packed: ``held``, packed by stratum of the blocks.
+        packed: ``rows``, packed by stratum of the blocks.
     """
 
     labels: tuple[str, ...]
     family: Ints
-    held: Bools
+    rows: ItemRows
+    count: Ints
     blocks: Blocks
     packed: GroupedItems
 
 
 def transactions(ctx: Context, population: Population, kind: Kind) -> Transactions:
-    """The examples of a population as sets of items; those of the whole bundle are kept for the next run."""
-    if len(population) == len(ctx.data):
-        return ctx.derived(("itemset_transactions", kind), lambda: _transactions(ctx, population.rows, kind))
-    return _transactions(ctx, population.rows, kind)
+    """The examples of a population as sets of items, kept for the next feature."""
+    return ctx.derived_for(
+        population, ("itemset transactions", kind), lambda: _transactions(ctx, population.rows, kind)
+    )
 
 
 def _transactions(ctx: Context, rows: Ints, kind: Kind) -> Transactions:
-    columns = unit_columns(ctx, rows, kind)
-    held = np.zeros((len(rows), len(columns.labels)), dtype=np.bool_)
-    held[np.repeat(np.arange(len(rows)), np.diff(columns.matrix.indptr)), columns.matrix.indices] = True
-    blocks = Blocks.of(np.asarray(ctx.data.weapon[rows]), ctx.data.clusters[rows])
-    family = np.array([ctx.vocabulary.family_index[name] for name in columns.family])
-    packed = GroupedItems.of(held, blocks.stratum, blocks.n_strata)
-    return Transactions(columns.labels, family, held, blocks, packed)
+    parts = [rows[at : at + BLOCK_ROWS] for at in range(0, len(rows), BLOCK_ROWS)]
+    names = unit_columns(ctx, rows[:0], kind)
+    items = ItemRows.stacked(unit_columns(ctx, part, kind).matrix.toarray() > 0 for part in parts)
+    blocks = Blocks.of(np.asarray(ctx.data.weapon)[rows], ctx.data.clusters[rows])
+    family = np.array([ctx.vocabulary.family_index[name] for name in names.family])
+    packed = GroupedItems.of(items, blocks.stratum, blocks.n_strata)
+    count = packed.items.count(np.arange(items.k)[:, None])
+    return Transactions(names.labels, family, items, count, blocks, packed)
 
 
 def parse_conditions(texts: Sequence[str], ctx: Context) -> list[Unit]:
@@ -110,4 +113,5 @@ def restricted(population: Population, conditions: Sequence[Unit], ctx: Context)
         activation=population.activation[kept],
         size=int(kept.sum()),
         description=f"{population.description}, each holding {' and '.join(words)}",
+        key=None if population.key is None else f"{population.key} holding {' and '.join(words)}",
     )

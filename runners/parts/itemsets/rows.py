@@ -22,7 +22,7 @@ Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
 Counts = NDArray[np.int64]
 SURE = 0.05
-_BLOCK = 64
+_CELLS = 1 << 21
 _COMPARISONS = 20_000_000_000
 """Products of items and examples behind closed and maximal sets: about a second."""
 FEW_CLUSTERS = f"fewer than {MIN_CLUSTERS} builds with it, or without it"
@@ -127,9 +127,9 @@ def itemset_table(
     rows, n_high = np.arange(min(n_rows, len(scores.sets))), int(high.sum())
     sets, total = scores.sets.take(rows), scores.total[rows]
     active = np.flatnonzero(population.activation > 0)
-    n_active, activation = _sums(PackedItems.of(items.held[active]), sets, population.activation[active])
+    n_active, activation = _sums(items.rows.packed(active), sets, population.activation[active])
     closed, maximal = closed_and_maximal(
-        items.held[high], sets, mined.min_count, allowed=mined.allowed, family=mined.family
+        items.rows.held(np.flatnonzero(high)), sets, mined.min_count, allowed=mined.allowed, family=mined.family
     )
     with np.errstate(divide="ignore", invalid="ignore"):
         columns: dict[str, Any] = {
@@ -204,7 +204,8 @@ def _effect_columns(book: EffectBook, sets: Itemsets, n_effects: int, min_effect
 def _sums(packed: PackedItems, sets: Itemsets, value: Floats) -> tuple[Counts, Floats]:
     """Transactions that hold each set, and the sum of their values; in blocks of sets."""
     count, total = packed.count(sets.items), np.zeros(len(sets))
-    for start in range(0, len(sets), _BLOCK):
-        held = packed.holders(sets.items[start : start + _BLOCK])
-        total[start : start + _BLOCK] = held.astype(np.float32) @ value
+    step = max(_CELLS // max(packed.n, 1), 1)
+    for start in range(0, len(sets), step):
+        held = packed.holders(sets.items[start : start + step])
+        total[start : start + step] = held.astype(np.float32) @ value
     return count, total

@@ -16,8 +16,10 @@ from ....schemas.facts import UNKNOWN_CLASS, Weapon
 from ....schemas.result import Row, Status, Table
 from ...design.observed import interval_status
 from ...design.report import number, plural
-from ...stats.groups import MIN_N, sum_by
+from ...stats.cells import sum_by
+from ...stats.groups import MIN_N
 from ...stats.tails import benjamini_hochberg, sidak_level
+from ..weapons.by_weapon import by_weapon
 from ..weapons.gating import dropped_note
 from .contrasts import PartEffects, part_effects
 
@@ -217,14 +219,15 @@ def part_table(
     """
     kits = Kits.of(ctx.weapons.facts)
     parts = Parts.of(kits, kinds)
-    weapon, value = ctx.data.weapon[population.rows].astype(np.intp), population.activation.astype(np.float64)
+    sums = by_weapon(ctx, population).grouping.sums(population.activation)
+    counts = sums.cells.group_sizes.astype(np.float64)
     n, total, squares, active = (
-        kits.summed(np.bincount(weapon, weights, len(ctx.weapons)))
-        for weights in (None, value, value**2, (value > 0).astype(np.float64))
+        kits.summed(by_group)
+        for by_group in (counts, *map(sums.cells.by_group, (sums.total, sums.squares, sums.n_active)))
     )
     rng = np.random.default_rng([seed, DEALS_STREAM])
     effects = part_effects(n, total, parts.member, kits.main, family=parts.family, rng=rng)
-    adjusted = _adjusted(ctx, kits, parts, weapon, adjusted_by_weapon)
+    adjusted = _adjusted(kits, parts, counts, adjusted_by_weapon)
     enough = parts.known & (effects.n >= min_examples)
     dropped = enough & (parts.member @ active == 0) & gated
     eligible = enough & ~dropped
@@ -256,9 +259,9 @@ def _status(effects: PartEffects, usable: Bools, level: float, min_effect: float
     ]
 
 
-def _adjusted(ctx: Context, kits: Kits, parts: Parts, weapon: NDArray[np.intp], by_weapon: Floats) -> PartEffects:
-    counts = np.where(np.isnan(by_weapon), 0, np.bincount(weapon, minlength=len(ctx.weapons)))
-    total = kits.summed(counts * np.nan_to_num(by_weapon))
+def _adjusted(kits: Kits, parts: Parts, counts: Floats, effects: Floats) -> PartEffects:
+    counts = np.where(np.isnan(effects), 0.0, counts)
+    total = kits.summed(counts * np.nan_to_num(effects))
     return part_effects(kits.summed(counts), total, parts.member, kits.main, family=parts.family)
 
 

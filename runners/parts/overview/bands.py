@@ -12,6 +12,7 @@ from ....context.context import Context
 from ....context.population import Population
 from ....schemas.result import Row, Table
 from ...design.constraints import describe_set
+from ...stats.held import summed
 from .units import UnitDesign
 
 Floats = NDArray[np.floating[Any]]
@@ -19,6 +20,7 @@ Ints = NDArray[np.integer[Any]]
 N_BINS = 20
 TOP_OF_BAND = 3
 EXAMPLES_STREAM = 29
+FIRST_TRIED = 16
 BANDS = ((0.0, 25.0), (25.0, 75.0), (75.0, 90.0), (90.0, None))
 EXAMPLE_BANDS = ((90.0, None), (75.0, 90.0), (50.0, 75.0), (25.0, 50.0), (0.0, 25.0))
 Band = tuple[float, float | None]
@@ -87,12 +89,14 @@ def core_and_tail(ctx: Context, population: Population, units: UnitDesign, top: 
         units: the units of its examples.
         top: effective max of the feature.
     """
-    masks = np.stack([_inside(population.activation, band, top) for band in BANDS])
+    rows_active = np.flatnonzero(population.activation > 0)
+    active = population.activation[rows_active]
+    masks = np.stack([_inside(active, band, top) for band in BANDS])
     size = masks.sum(axis=1)
-    held = np.asarray(units.families.T @ masks.T.astype(np.float64)).T
-    usual = np.asarray(units.families.sum(axis=0)).ravel() / len(population)
-    weapon = np.asarray(ctx.data.weapon[population.rows])
-    base = np.bincount(weapon, minlength=len(ctx.weapons)) / len(population)
+    held = summed(units.families.held, rows_active, masks.T.astype(np.float64)).T
+    usual = units.by_family.n_present / len(population)
+    weapon = np.asarray(ctx.data.weapon)[population.rows[rows_active]]
+    base = _examples_by_weapon(ctx, population) / len(population)
     rows: list[BandRow] = []
     for index, band in enumerate(BANDS):
         n = int(size[index])
@@ -101,13 +105,20 @@ def core_and_tail(ctx: Context, population: Population, units: UnitDesign, top: 
             BandRow(
                 band=_name(band),
                 n=n,
-                share_of_active=n / int((population.activation > 0).sum()),
-                top_units=_more_often(held[index] / n, usual, units.columns.labels) if n else None,
+                share_of_active=n / len(active),
+                top_units=_more_often(held[index] / n, usual, units.labels) if n else None,
                 top_weapon=_more_often(weapons / n, base, [k.name for k in ctx.weapons.facts], 1) if n else None,
                 reason=None if n else "no example in the band",
             )
         )
     return Table.of("core_and_tail", BandRow, rows, ["rates over all weapons: no effect, a description"])
+
+
+def _examples_by_weapon(ctx: Context, population: Population) -> Ints:
+    def count() -> Ints:
+        return np.bincount(np.asarray(ctx.data.weapon)[population.rows], minlength=len(ctx.weapons))
+
+    return ctx.derived_for(population, "examples by weapon", count)
 
 
 def _more_often(rate: Floats, usual: Floats, names: Any, most: int = TOP_OF_BAND) -> str | None:  # noqa: ANN401
@@ -119,12 +130,11 @@ def _more_often(rate: Floats, usual: Floats, names: Any, most: int = TOP_OF_BAND
 def example_builds(ctx: Context, population: Population, top: float, n_examples: int, seed: int) -> Table:
     """The table ``examples``: a few examples of each band, each from another build, the highest band first."""
     rng = np.random.default_rng([seed, EXAMPLES_STREAM])
-    clusters = ctx.data.clusters[population.rows]
+    active = np.flatnonzero(population.activation > 0)
     rows: list[ExampleBuild] = []
     for band in EXAMPLE_BANDS:
-        candidates = rng.permutation(np.flatnonzero(_inside(population.activation, band, top)))
-        first = np.sort(np.unique(clusters[candidates], return_index=True)[1])[:n_examples]
-        chosen = candidates[first]
+        candidates = rng.permutation(active[_inside(population.activation[active], band, top)])
+        chosen = candidates[_first_distinct(ctx.data.clusters, population.rows[candidates], n_examples)]
         chosen = chosen[np.argsort(-population.activation[chosen], kind="stable")]
         sets = ctx.sets(population.rows[chosen])
         for i, position in enumerate(chosen.tolist()):
@@ -136,12 +146,23 @@ def example_builds(ctx: Context, population: Population, top: float, n_examples:
     return Table.of("examples", ExampleBuild, rows, ["drawn at random within each band: the top alone misleads"])
 
 
+def _first_distinct(clusters: Ints, rows: Ints, most: int) -> Ints:
+    """The first positions among some rows that are of different clusters, ascending, at most so many."""
+    tried = FIRST_TRIED * most
+    while True:
+        first = np.sort(np.unique(clusters[rows[:tried]], return_index=True)[1])
+        if len(first) >= most or tried >= len(rows):
+            return first[:most]
+        tried *= 2
+
+
 def shape_numbers(population: Population, top: float | None) -> dict[str, Any]:
     """How often and how strongly the feature is active, for ``custom``."""
     active = population.activation[population.activation > 0].astype(np.float64)
     rate = len(active) / len(population)
     centred = active - active.mean()
-    spread = float(np.sqrt(np.mean(centred**2)))
+    squares = centred**2
+    spread = float(np.sqrt(np.mean(squares)))
     skewed = len(active) > 2 and spread > 0
     return {
         "active_rate": rate,
@@ -149,6 +170,6 @@ def shape_numbers(population: Population, top: float | None) -> dict[str, Any]:
         "effective_max": top,
         "max_activation": float(active.max()),
         "mean_when_active": float(active.mean()),
-        "skew": float(np.mean(centred**3)) / spread**3 if skewed else None,
+        "skew": float(np.mean(squares * centred)) / spread**3 if skewed else None,
         "skew_reason": None if skewed else "fewer than three active examples, or all alike",
     }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +17,12 @@ from ....schemas.result import Row, Status, Table
 from ...design.high import HighSplit
 from ...design.observed import interval_status
 from ...design.specificity import NullActivations, share_at_least
-from ...design.unit_columns import UnitColumns, unit_columns
+from ...design.unit_columns import UnitColumns, null_design, unit_columns, weapon_design
 from ...stats.groups import MIN_N
-from ...stats.pagerank import cooccurrence, pagerank
-from ...stats.presence import PresenceDesign, PresenceEffects, presence_means
+from ...stats.held import count_held, weighted_gram, weights_by_group
+from ...stats.pagerank import pagerank
+from ...stats.presence import Outcome, PresenceDesign, PresenceEffects
 from ...stats.tails import benjamini_hochberg, sidak_level, t_quantile
-
-if TYPE_CHECKING:
-    from scipy import sparse
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
@@ -70,52 +70,58 @@ class UnitDesign:
     """Families held at any level, then the levels of stackable families, as columns over a population.
 
     Attributes:
-        columns: the columns; level 0 stands for any level.
-        design: the columns with weapon fixed effects.
-        families: the leading columns, those of families, CSR [n, n_families].
-        n_clusters: clusters with each column.
+        families: the leading columns.
+        levels: the others.
+        by_family, by_level: both with weapon fixed effects.
     """
 
-    columns: UnitColumns
-    design: PresenceDesign
-    families: sparse.csr_matrix
-    n_clusters: Ints
+    families: UnitColumns
+    levels: UnitColumns
+    by_family: PresenceDesign
+    by_level: PresenceDesign
 
     @property
     def n_families(self) -> int:
         """How many leading columns are families."""
-        return self.families.shape[1]
+        return len(self.families.labels)
 
-    @property
-    def levels(self) -> dict[str, list[int]]:
-        """Columns of the levels of each stackable family."""
-        found: dict[str, list[int]] = {}
-        for index in range(self.n_families, len(self.columns.labels)):
-            found.setdefault(self.columns.family[index], []).append(index)
-        return found
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Name of each column."""
+        return self.families.labels + self.levels.labels
+
+    @cached_property
+    def family(self) -> tuple[str, ...]:
+        """Family of each column."""
+        return self.families.family + self.levels.family
+
+    @cached_property
+    def ap(self) -> tuple[int, ...]:
+        """Level of each column; 0 stands for any level."""
+        return self.families.level + self.levels.level
+
+    @cached_property
+    def n_present(self) -> Ints:
+        """Examples with each column."""
+        return np.concatenate([self.by_family.n_present, self.by_level.n_present])
+
+    @cached_property
+    def varied(self) -> NDArray[np.bool_]:
+        """Columns that some weapon has examples with and without of."""
+        return ~np.isnan(np.concatenate([self.by_family.within, self.by_level.within]))
 
 
-def unit_design(ctx: Context, rows: Ints) -> UnitDesign:
-    """The columns over some rows of the data; made once for the whole of it."""
+def unit_design(ctx: Context, population: Population) -> UnitDesign:
+    """The columns over a population, made once for all features."""
 
     def make() -> UnitDesign:
-        from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
-
-        families, levels = unit_columns(ctx, rows, "families"), unit_columns(ctx, rows, "levels")
+        families, levels = (unit_columns(ctx, population.rows, kind) for kind in ("families", "levels"))
         stackable = np.array([family in ctx.vocabulary.stackable for family in levels.family])
         levels = levels.take(np.flatnonzero(stackable))
-        columns = UnitColumns(
-            families.labels + levels.labels,
-            families.family + levels.family,
-            families.level + levels.level,
-            sparse.csr_matrix(sparse.hstack([families.matrix, levels.matrix])),
-        )
-        weapon = np.asarray(ctx.data.weapon[rows])
-        design = PresenceDesign.of(columns.matrix, weapon, ctx.data.clusters[rows])
-        examples = sparse.csr_matrix((np.ones(len(rows)), (design.cluster, np.arange(len(rows)))))
-        return UnitDesign(columns, design, families.matrix, np.asarray((examples @ columns.matrix).getnnz(axis=0)))
+        designs = [weapon_design(ctx, population, each) for each in (families, levels)]
+        return UnitDesign(families, levels, *designs)
 
-    return ctx.derived("overview of units", make) if len(rows) == len(ctx.data) else make()
+    return ctx.derived_for(population, "overview of units", make)
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,7 @@ class UnitEffects:
 
     Attributes:
         units: the columns.
+        seen: the feature on the families.
         column: [c], the columns of ``units`` that were estimated: all families, then the levels.
         level: for each family the position of its level among the c; None where it has none.
         effects: the estimates, [c].
@@ -134,6 +141,7 @@ class UnitEffects:
     """
 
     units: UnitDesign
+    seen: Outcome
     column: Ints
     level: tuple[int | None, ...]
     effects: PresenceEffects
@@ -145,15 +153,15 @@ class UnitEffects:
 
     def label(self, index: int) -> str:
         """The token or family of an estimated column."""
-        return self.units.columns.labels[int(self.column[index])]
+        return self.units.labels[int(self.column[index])]
 
     def family(self, index: int) -> str:
         """Its family."""
-        return self.units.columns.family[int(self.column[index])]
+        return self.units.family[int(self.column[index])]
 
     def ap(self, index: int) -> int:
         """Its level in AP; 0 where any level counts."""
-        return self.units.columns.level[int(self.column[index])]
+        return self.units.ap[int(self.column[index])]
 
     @property
     def certain(self) -> Floats:
@@ -173,14 +181,14 @@ class UnitEffects:
         return np.lexsort((-self.certain[best], -np.where(present, size, 0.0))).tolist()
 
 
-def _rough_bound(units: UnitDesign, value: Floats, level: float) -> Floats:
+def _rough_bound(design: PresenceDesign, seen: Outcome, level: float) -> Floats:
     """Lower bounds of the sizes of all effects, as if a build's examples were one and the weapons' means known."""
-    columns, counts = units.columns.matrix, np.maximum(units.columns.counts(), 1)
-    mean, square = (np.asarray(columns.T @ each) / counts for each in (value, value**2))
-    clusters = np.maximum(units.n_clusters, 1)
+    n, counts, clusters = len(design.group), np.maximum(design.n_present, 1), np.maximum(design.clusters[0], 1)
+    overall = np.square(seen.value).sum() / n - (seen.value.sum() / n) ** 2
     # One build's worth of the overall variance is added: a few silent examples are not certain of anything.
-    error = np.sqrt((np.maximum(square - mean**2, 0.0) + value.var() / clusters) / clusters)
-    bound = np.abs(units.design.coefficients(value)) - t_quantile(0.5 + level / 2, clusters) * error
+    spread = np.maximum(seen.squares / counts - (seen.total / counts) ** 2, 0.0)
+    error = np.sqrt((spread + overall / clusters) / clusters)
+    bound = np.abs(design.slopes(seen)) - t_quantile(0.5 + level / 2, clusters) * error
     return np.nan_to_num(bound, nan=-np.inf)
 
 
@@ -190,23 +198,21 @@ def unit_effects(units: UnitDesign, population: Population, min_effect: float) -
     Of the levels with 20 examples, the one whose effect is roughly the most certain is chosen; the intervals account
     for all that could have been.
     """
-    design, k = units.design, units.n_families
-    n_present = units.columns.counts()
-    level95 = sidak_level(0.95, int((n_present >= MIN_N).sum()))
-    rough = np.where(
-        n_present >= MIN_N, _rough_bound(units, population.activation.astype(np.float64), level95), -np.inf
-    )
-    chosen: list[int] = list(range(k))
+    value, k = population.activation, units.n_families
+    enough = units.n_present >= MIN_N
+    level95 = sidak_level(0.95, int(enough.sum()))
+    seen, by_level = units.by_family.outcome(value), units.by_level.outcome(value)
+    rough = np.where(enough[k:], _rough_bound(units.by_level, by_level, level95), -np.inf)
+    chosen: list[int] = []
     level: list[int | None] = []
-    levels = units.levels
-    for name in units.columns.labels[:k]:
-        own = [i for i in levels.get(name, ()) if rough[i] > -np.inf]
-        level.append(len(chosen) if own else None)
+    for name in units.families.labels:
+        own = [i for i, family in enumerate(units.levels.family) if family == name and rough[i] > -np.inf]
+        level.append(k + len(chosen) if own else None)
         chosen += [max(own, key=lambda i: float(rough[i]))] if own else []
-    column = np.array(chosen)
-    effects = replace(
-        design, columns=design.columns[:, column], rate=design.rate[:, column], within=design.within[column]
-    ).effects(population.activation)
+    kept = np.array(chosen, dtype=np.intp)
+    at_level = units.by_level.take(kept, units.levels.take(kept).held)
+    effects = units.by_family.effects(seen).beside(at_level.effects(by_level.take(kept, at_level.columns)))
+    column = np.concatenate([np.arange(k), k + kept])
     usable = (effects.n_present >= MIN_N) & ~np.isnan(effects.std_error)
     bounds = effects.interval(level95)
     low, high = (np.where(usable, bound, np.nan) for bound in bounds)
@@ -214,7 +220,7 @@ def unit_effects(units: UnitDesign, population: Population, min_effect: float) -
         interval_status(float(a), float(b), min_effect) for a, b in zip(low, high, strict=True)
     ]
     q = benjamini_hochberg(np.where(usable & (column < k), effects.p_value(), np.nan))
-    return UnitEffects(units, column, tuple(level), effects, low, high, q, usable, status)
+    return UnitEffects(units, seen, column, tuple(level), effects, low, high, q, usable, status)
 
 
 @dataclass(frozen=True)
@@ -231,7 +237,7 @@ class Specificity:
         return min(1.0, 2.0 * min(known)) if known else None
 
 
-def specificity(found: UnitEffects, population: Population, null: NullActivations | None) -> Specificity:
+def specificity(ctx: Context, found: UnitEffects, population: Population, null: NullActivations | None) -> Specificity:
     """Compare the feature with random directions on the same examples.
 
     Units have two statistics, over columns with 50 examples: the mean of the three largest |within-weapon effects| of
@@ -239,18 +245,14 @@ def specificity(found: UnitEffects, population: Population, null: NullActivation
     that few builds hold. The statistic of weapons with 20 examples is the largest |mean - overall mean|. The
     directions are as high as the feature, so that all are shares of the same height.
     """
-    n_present = found.units.columns.counts()
-    varied = ~np.isnan(found.units.design.within)
-    keep = np.flatnonzero(varied & (n_present >= ENOUGH))
-    keep = keep if len(keep) else np.flatnonzero(varied & (n_present >= MIN_N))
+    units = found.units
+    keep = np.flatnonzero(units.varied & (units.n_present >= ENOUGH))
+    keep = keep if len(keep) else np.flatnonzero(units.varied & (units.n_present >= MIN_N))
     if null is None or not len(keep):
         return Specificity(None, None)
-    own = population.activation[null.positions][:, None]
-    where, design = null.positions, found.units.design
-    if len(where) < len(population):
-        design = PresenceDesign.of(design.columns[where], design.group[where], design.cluster[where])
-    values = np.hstack([own, null.activation.astype(own.dtype)])
-    unit, weapon = _statistics(design, keep, found.units.n_families, values)
+    designs = [null_design(ctx, population, each, null) for each in (units.families, units.levels)]
+    values = np.column_stack([population.activation[null.positions], null.activation])
+    unit, weapon = _statistics(designs, keep, values)
     return Specificity(
         smallest_share(unit),
         None if weapon is None else share_at_least(float(weapon[0]), weapon[1:]),
@@ -272,36 +274,39 @@ def smallest_share(values: Floats) -> float:
     return int((smallest <= smallest[0]).sum()) / n
 
 
-def _statistics(design: PresenceDesign, keep: Ints, n_families: int, values: Floats) -> tuple[Floats, Floats | None]:
+def _statistics(designs: Sequence[PresenceDesign], keep: Ints, values: Floats) -> tuple[Floats, Floats | None]:
     """Statistics of outcomes [n, r]: of units [s, r], and of weapons [r].
 
-    Those of units are the mean of the largest effects of the columns kept, and the largest of the families among them
-    (the leading columns), where there is one; that of weapons is None where none has 20 examples beside others. The
-    coefficients are those of `PresenceDesign.coefficients`, whose sums by weapon serve both here.
-    """
-    from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
+    Those of units are the mean of the largest effects of the columns kept, and the largest of the families among them,
+    where there is one; that of weapons is None where none has 20 examples beside others.
 
-    n, groups = len(values), len(design.counts)
-    weapon = sparse.csr_matrix((np.ones(n, values.dtype), (design.group, np.arange(n))), shape=(groups, n))
-    total = np.asarray(weapon @ values, dtype=np.float64)
-    product = np.asarray(design.columns[:, keep].T.astype(values.dtype) @ values, dtype=np.float64)
-    effect = (product - design.rate[:, keep].T @ total) / design.within[keep][:, None]
-    size = np.nan_to_num(np.abs(effect))
+    Args:
+        designs: of families, and of levels.
+        keep: columns that count, of both put side by side.
+        values: [n, r].
+    """
+    n, counts = len(values), designs[0].counts
+    size = np.nan_to_num(np.abs(np.concatenate([design.coefficients(values) for design in designs])))[keep]
     statistics = [np.sort(size, axis=0)[-LARGEST:].mean(axis=0)]
-    if (keep < n_families).any():
-        statistics.append(size[keep < n_families].max(axis=0))
+    of_family = keep < len(designs[0].within)
+    if of_family.any():
+        statistics.append(size[of_family].max(axis=0))
     largest = np.stack(statistics)
-    counted = (design.counts >= MIN_N) & (design.counts < n)
+    counted = (counts >= MIN_N) & (counts < n)
     if not counted.any():
         return largest, None
-    mean = total / design.counts[:, None] - total.sum(axis=0) / n
+    total = weights_by_group(designs[0].group, np.ones(n), len(counts)) @ values.astype(np.float64)
+    mean = total / counts[:, None] - total.sum(axis=0) / n
     return largest, np.abs(mean[counted]).max(axis=0)
 
 
 def top_tokens(found: UnitEffects, population: Population, top_k: int) -> Table:
     """The table ``top_tokens``: families by their effect, each with its most telling level."""
-    rank = pagerank(cooccurrence(found.units.families, population.activation.astype(np.float64)))
-    means = UnitMeans.of(population.activation, found.units.families)
+    seen, present = found.seen, found.units.by_family.n_present
+    graph = weighted_gram(seen.held, np.arange(len(seen.rows)), seen.value)
+    np.fill_diagonal(graph, 0.0)
+    rank = pagerank(graph)
+    means = UnitMeans.of(seen, np.stack([present, len(population) - present]))
     order = found.ranked()
     rows = [_top_unit(found, index, rank, means) for index in order[:top_k]]
     notes = ["effects of one unit at a time: units that are held together share them"]
@@ -326,12 +331,10 @@ class UnitMeans:
     when_active: Floats
 
     @classmethod
-    def of(cls, activation: Floats, families: sparse.csr_matrix) -> UnitMeans:
-        """Group activations [n] by the columns of families [n, k]."""
-        n_active = np.asarray(families.T @ (activation > 0).astype(np.float64))
-        total = np.asarray(families.T @ activation.astype(np.float64))
+    def of(cls, seen: Outcome, n: Ints) -> UnitMeans:
+        """Means of an outcome by columns that n [2, k] examples are with and without."""
         with np.errstate(invalid="ignore"):
-            return cls(*presence_means(activation, families), n_active.astype(np.int64), total / n_active)
+            return cls(*seen.means(n), seen.n_active, seen.total / seen.n_active)
 
 
 def _top_unit(found: UnitEffects, index: int, rank: Floats, means: UnitMeans) -> dict[str, Any]:
@@ -366,16 +369,15 @@ def _top_unit(found: UnitEffects, index: int, rank: Floats, means: UnitMeans) ->
 
 def family_shares_table(found: UnitEffects, split: HighSplit) -> Table:
     """The table ``family_shares``: the families that high examples hold, the largest gain first."""
-    matrix = found.units.families
-    high = np.asarray(matrix.T @ split.high.astype(np.float64)).ravel()
-    base = np.asarray(matrix.sum(axis=0)).ravel() - high
+    high = count_held(found.units.families.held, np.flatnonzero(split.high)).astype(np.float64)
+    base = found.units.by_family.n_present - high
     share_high = high / max(high.sum(), 1.0)
     share_base = base / base.sum() if base.sum() > 0 else np.full(len(base), np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         lift = np.where(share_base > 0, share_high / share_base, np.nan)
     order = np.argsort(-np.nan_to_num(share_high - share_base), kind="stable")
     columns: dict[str, Any] = {
-        "family": [found.units.columns.labels[i] for i in order.tolist()],
+        "family": [found.units.labels[i] for i in order.tolist()],
         "n_high": high[order].astype(np.int64),
         "share_high": share_high[order],
         "share_baseline": share_base[order],

@@ -81,7 +81,7 @@ class Answer:
         if question.statistic in LARGEST_EFFECT:
             low, high = simultaneous_interval(prepared, found.index, population.activation)
         status = interval_status(low, high, min_effect)
-        top = float(prepared.columns.max()) if question.statistic == "family_trend" else 1.0
+        top = float(prepared.columns.largest()) if question.statistic == "family_trend" else 1.0
         trend = question.statistic != "family_trend" or abs(found.effect) * top >= min_effect
         return cls(
             question=question,

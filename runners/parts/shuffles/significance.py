@@ -14,7 +14,7 @@ from ....schemas.job import Job
 from ...design.high import HighSplit
 from ...design.specificity import null_activations, share_at_least
 from ...stats.groups import MIN_CLUSTERS
-from ...stats.permutation import column_sums, permutation_p
+from ...stats.permutation import permutation_p, shuffled_sums
 from ...stats.presence import PresenceDesign
 from ...stats.tails import sidak_level
 from ..splits.compare import top_of_each
@@ -22,7 +22,7 @@ from .statistics import Prepared, Reader, Statistic, Stratum, largest, prepare
 
 Floats = NDArray[np.floating[Any]]
 SHUFFLE_STREAM = 21
-_MOVED_AT_ONCE = 4_000_000
+_SHUFFLES_AT_ONCE = 100
 
 
 @dataclass(frozen=True)
@@ -72,21 +72,24 @@ class Shuffled:
     specificity_p: float | None
 
 
-def prepared_for(ctx: Context, rows: NDArray[np.intp], question: Question, sample: object = None) -> Prepared:
-    """The units and exchanges of a question, remembered where the rows are all of the data (or a named sample)."""
+def prepared_for(
+    ctx: Context, population: Population, question: Question, positions: NDArray[np.intp] | None = None
+) -> Prepared:
+    """The units and exchanges of a question on the examples of a population, or on some of them."""
+    rows = population.rows if positions is None else population.rows[positions]
 
     def make() -> Prepared:
         return prepare(ctx, rows, question.statistic, question.stratify_by, question.family)
 
-    if len(rows) != len(ctx.data) and sample is None:
-        return make()
-    key = ("shuffle_null", question.statistic, question.stratify_by, question.family, sample)
-    return ctx.derived(key, make)
+    sample = None if positions is None else rows.tobytes()
+    return ctx.derived_for(
+        population, ("shuffles", question.statistic, question.stratify_by, question.family, sample), make
+    )
 
 
 def unanswerable(prepared: Prepared) -> str | None:
     """Why nothing can be said of these examples; None where something can."""
-    if int(prepared.cluster.max()) + 1 < MIN_CLUSTERS:
+    if len(prepared.exchange.first) < MIN_CLUSTERS:
         return f"fewer than {MIN_CLUSTERS} builds"
     if not prepared.labels:
         return "no unit has 20 examples"
@@ -103,17 +106,17 @@ def shuffle_test(
     Returns:
         The answer, or the reason why there is none.
     """
-    prepared = prepared_for(ctx, population.rows, question)
+    prepared = prepared_for(ctx, population, question)
     reason = unanswerable(prepared)
     if reason is not None:
         return reason
-    outcome = np.asarray(population.activation if high is None else high.high, dtype=np.float64)[:, None]
+    outcome = np.asarray(population.activation if high is None else high.high, dtype=np.float64)[None]
     given = prepared.outcomes(outcome)
     sums, read = prepared.sums(given), prepared.reader(given)
     (observed,), (index,) = largest(read(sums))
     if np.isnan(observed):
         return f"no shuffle {where(question)} changes anything"
-    null = _null(prepared, outcome[prepared.exchange.order, 0], read, question, job)
+    null = _null(prepared, given.values[0], read, question, job)
     return Shuffled(
         observed=float(observed),
         null=null,
@@ -129,12 +132,12 @@ def _null(prepared: Prepared, outcome: Floats, read: Reader, question: Question,
     """The statistic of every shuffle, in blocks of bounded memory."""
     rng = np.random.default_rng([question.seed, SHUFFLE_STREAM])
     n = question.n_shuffles
-    step = int(np.clip(_MOVED_AT_ONCE // max(np.count_nonzero(outcome), 1), 1, n))
     null: list[Floats] = []
-    for at in range(0, n, step):
+    for at in range(0, n, _SHUFFLES_AT_ONCE):
         job.progress(at, n, "shuffles")
-        drawn = prepared.exchange.draw(outcome, min(step, n - at), rng)
-        null.append(largest(read(column_sums(*drawn, prepared.columns).T))[0])
+        some = min(_SHUFFLES_AT_ONCE, n - at)
+        sums = shuffled_sums(prepared.exchange, outcome, prepared.columns, some, rng=rng, check=job.check)
+        null.append(largest(read(sums))[0])
     return np.concatenate(null)
 
 
@@ -145,20 +148,19 @@ def _specificity(
     found = null_activations(ctx, feature, population, question.seed)
     if found is None:
         return None
-    others, own = found.activation, outcome[found.positions]
+    others, own = found.activation, outcome[:, found.positions]
     if question.statistic == "top_token_concentration":
         others = top_of_each(others, int(own.sum()))
-    whole = len(population) == len(ctx.data)
-    sample = question.seed if whole and len(found.positions) != len(population) else None
-    prepared = prepared_for(ctx, population.rows[found.positions], question, sample)
-    each = prepared.comparable(prepared.outcomes(np.hstack([own, others]).astype(np.float64)))
+    prepared = prepared_for(ctx, population, question, found.positions)
+    each = prepared.comparable(prepared.outcomes(np.vstack([own, others.T])))
     null = each[1:][~np.isnan(each[1:])]
     return None if np.isnan(each[0]) or not len(null) else share_at_least(float(each[0]), null)
 
 
 def simultaneous_interval(prepared: Prepared, index: int, value: Floats) -> tuple[float, float]:
     """Cluster-robust interval of one unit's effect that holds for all units at once (Sidak); NaN where unknown."""
-    column = prepared.columns[:, [index]].tocsr()
-    effects = PresenceDesign.of(column, prepared.group, prepared.cluster).effects(value[prepared.exchange.order])
+    exchange = prepared.exchange
+    column = prepared.columns.column(index)[:, None] > 0
+    effects = PresenceDesign.of(column, exchange.group, exchange.cluster).effects(value[exchange.order])
     low, high = effects.interval(sidak_level(0.95, len(prepared.labels)))
     return float(low[0]), float(high[0])

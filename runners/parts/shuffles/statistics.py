@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ....context.context import Context
 from ...design.unit_columns import unit_columns
+from ...stats.compact import BLOCK_ROWS, CompactRows
 from ...stats.groups import MIN_N
 from ...stats.permutation import Exchange, Moments, standardised
 
@@ -28,6 +29,21 @@ _SEEN = 1e-9
 
 
 @dataclass(frozen=True)
+class Outcomes:
+    """Outcomes of the examples of a `Prepared`.
+
+    Attributes:
+        values: float64 [r, n], by place.
+        moments: of them.
+        fixed: [k, r], their sums over the columns where nothing can be exchanged.
+    """
+
+    values: Floats
+    moments: Moments
+    fixed: Floats
+
+
+@dataclass(frozen=True)
 class Prepared:
     """Examples and units of a statistic, without the activations; examples are by place of the exchange.
 
@@ -35,34 +51,32 @@ class Prepared:
         statistic: which statistic.
         labels: names of the k units.
         family: family of each token; empty for weapons.
-        columns: CSR [n, k]: 0 and 1, or for ``family_trend`` the family's level.
-        group: int [n], what is held fixed: the weapon, or 0 throughout.
-        cluster: int [n].
-        exchange: which examples can be exchanged.
+        columns: [n, k]: 0 and 1, or for ``family_trend`` the family's level.
+        exchange: which examples can be exchanged; its strata are what is held fixed: the weapon, or 0 throughout.
         moments: of the columns.
-        mean: [g, k], mean of each column in each group.
-        within: [k], squares of the columns within groups.
+        still: the rows of the columns that cannot be exchanged.
+        mean: [g, k], mean of each column in each stratum.
+        within: [k], squares of the columns within strata.
     """
 
     statistic: Statistic
     labels: tuple[str, ...]
     family: tuple[str, ...]
-    columns: sparse.csr_matrix
-    group: Ints
-    cluster: Ints
+    columns: CompactRows
     exchange: Exchange
     moments: Moments
+    still: sparse.csr_matrix
     mean: Floats
     within: Floats
 
-    def outcomes(self, values: Floats) -> sparse.csr_matrix:
-        """Outcomes [n, r] of the examples in their own order, as CSR by place: most are 0."""
-        from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
+    def outcomes(self, values: NDArray[Any]) -> Outcomes:
+        """Outcomes [r, n] of the examples in their own order."""
+        placed = np.asarray(values, dtype=np.float64)[:, self.exchange.order]
+        fixed = self.still.T @ placed[:, ~self.exchange.movable()].T
+        return Outcomes(placed, self.exchange.moments(placed), fixed)
 
-        return sparse.csr_matrix(np.asarray(values, dtype=np.float64)[self.exchange.order])
-
-    def reader(self, outcomes: sparse.csr_matrix) -> Reader:
-        """The statistic of r outcomes [n, r], from their sums over the columns [k, r].
+    def reader(self, outcomes: Outcomes) -> Reader:
+        """The statistic of r outcomes, from their sums over the columns [k, r].
 
         With one outcome it reads any number of its shuffles, since what it takes from the outcome is the same for all.
 
@@ -74,33 +88,28 @@ class Prepared:
         if self.statistic not in LARGEST_EFFECT:
             signed = self.signed(outcomes)
             return signed if self.statistic == "top_token_concentration" else lambda sums: np.abs(signed(sums))
-        rows = np.flatnonzero(~self.exchange.movable())
-        fixed = np.asarray((self.columns[rows].T @ outcomes[rows]).toarray(), dtype=np.float64)
-        mean, deviation = self.exchange.null_moments(self.moments, self.exchange.moments(outcomes), fixed)
+        mean, deviation = self.exchange.null_moments(self.moments, outcomes.moments, outcomes.fixed)
         return lambda sums: np.abs(standardised(sums, *np.broadcast_arrays(mean, deviation, sums)[:2]))
 
-    def signed(self, outcomes: sparse.csr_matrix) -> Reader:
+    def signed(self, outcomes: Outcomes) -> Reader:
         """Signed effect of each unit, from the sums as `reader`.
 
         A difference of means within groups (with less without), a slope per AP, or a difference of shares.
         """
+        total = outcomes.moments.total
         if self.statistic == "top_token_concentration":
-            n_high, count = np.asarray(outcomes.sum(axis=0), dtype=np.float64).ravel(), self.counts()[:, None]
-            n_other = len(self.group) - n_high
+            n_high, count = total.sum(axis=0), self.moments.total.sum(axis=0)[:, None]
+            n_other = len(self.columns) - n_high
             return lambda sums: _ratio(sums, n_high) - _ratio(count - sums, n_other)
-        centre = self.mean.T @ _by_group(self.group, len(self.mean), outcomes)
+        centre = self.mean.T @ _by_stratum(self.exchange, total)
         return lambda sums: _ratio(sums - centre, np.where(self.within > _SEEN, self.within, 0.0)[:, None])
 
-    def sums(self, outcomes: sparse.csr_matrix) -> Floats:
-        """Sums of the outcomes [n, r] over the columns, [k, r]."""
-        return np.asarray((self.columns.T @ outcomes).toarray(), dtype=np.float64)
+    def sums(self, outcomes: Outcomes) -> Floats:
+        """Sums of the outcomes over the columns, [k, r]."""
+        return self.columns.sums(outcomes.values)
 
-    def counts(self) -> Floats:
-        """Sum of each column."""
-        return np.asarray(self.columns.sum(axis=0), dtype=np.float64).ravel()
-
-    def comparable(self, outcomes: sparse.csr_matrix) -> Floats:
-        """What a feature and random directions are compared by, [r] of outcomes [n, r].
+    def comparable(self, outcomes: Outcomes) -> Floats:
+        """What a feature and random directions are compared by, [r].
 
         For the largest effect it is the largest effect x t, over the units: with many examples a large t alone is
         common, and so is a large effect of a rare token; a rule's token has both. Else the statistic itself.
@@ -119,39 +128,44 @@ def prepare(
 
     Units are the tokens, or weapons, of at least 20 of the rows, or the one family.
     """
-    weapon = np.asarray(ctx.data.weapon[rows], dtype=np.int64)
-    cluster = np.unique(ctx.data.clusters[rows], return_inverse=True)[1]
-    group = np.unique(weapon, return_inverse=True)[1] if stratify_by == "weapon" else np.zeros(len(rows), np.int64)
-    exchange = Exchange.of(group, cluster)
-    order = exchange.order
-    labels, families, columns = _columns(ctx, rows[order], statistic, weapon[order], family)
-    group, cluster = group[order], cluster[order]
-    n_groups = int(group.max()) + 1
-    total = _by_group(group, n_groups, columns)
-    mean = total / np.maximum(np.bincount(group, minlength=n_groups), 1)[:, None]
-    squares = np.asarray(columns.multiply(columns).sum(axis=0), dtype=np.float64).ravel()
-    within = squares - (mean * total).sum(axis=0)
-    moments = exchange.moments(columns)
-    return Prepared(statistic, labels, families, columns, group, cluster, exchange, moments, mean, within)
+    weapon = np.asarray(ctx.data.weapon)[rows]
+    stratum = weapon if stratify_by == "weapon" else np.zeros(len(rows), dtype=np.int32)
+    exchange = Exchange.of(stratum, ctx.data.clusters[rows])
+    labels, families, columns = _columns(ctx, rows[exchange.order], statistic, family)
+    moments = exchange.column_moments(columns)
+    total = _by_stratum(exchange, moments.total)
+    examples = _by_stratum(exchange, (exchange.size * exchange.count)[:, None].astype(np.float64))
+    mean = total / np.maximum(examples, 1)
+    within = moments.squares.sum(axis=0) - (mean * total).sum(axis=0)
+    still = columns.some(np.flatnonzero(~exchange.movable()))
+    return Prepared(statistic, labels, families, columns, exchange, moments, still, mean, within)
 
 
 def _columns(
-    ctx: Context, rows: Ints, statistic: Statistic, weapon: Ints, family: str | None
-) -> tuple[tuple[str, ...], tuple[str, ...], sparse.csr_matrix]:
+    ctx: Context, rows: Ints, statistic: Statistic, family: str | None
+) -> tuple[tuple[str, ...], tuple[str, ...], CompactRows]:
     """Labels, families and matrix of the units."""
+    parts = [rows[at : at + BLOCK_ROWS] for at in range(0, len(rows), BLOCK_ROWS)]
+    if statistic == "family_trend" and family is not None:
+        levels = ctx.data.levels[:, ctx.vocabulary.family_index[family]]
+        return (family,), (family,), CompactRows.stacked(_dense(levels[part][:, None]) for part in parts)
+    if statistic == "max_weapon_effect":
+        weapon, every = np.asarray(ctx.data.weapon), np.arange(len(ctx.weapons))
+        held = CompactRows.stacked(_dense(weapon[part][:, None] == every) for part in parts)
+        usable = np.flatnonzero(held.counts() >= MIN_N)
+        return tuple(ctx.weapons.facts[i].name for i in usable.tolist()), (), held.take(usable)
+    names = unit_columns(ctx, rows[:0], "tokens")
+    held = CompactRows.stacked(unit_columns(ctx, part, "tokens").matrix for part in parts)
+    usable = np.flatnonzero(held.counts() >= MIN_N)
+    names = names.take(usable)
+    return names.labels, names.family, held.take(usable)
+
+
+def _dense(values: NDArray[Any]) -> sparse.csr_matrix:
+    """A small matrix as CSR."""
     from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
 
-    if statistic == "family_trend" and family is not None:
-        levels = ctx.data.levels[rows, ctx.vocabulary.family_index[family]]
-        return (family,), (family,), sparse.csr_matrix(np.asarray(levels, dtype=np.float64)[:, None])
-    if statistic == "max_weapon_effect":
-        n = len(rows)
-        held = sparse.csr_matrix((np.ones(n), weapon, np.arange(n + 1)), shape=(n, len(ctx.weapons)))
-        usable = np.flatnonzero(np.bincount(weapon, minlength=len(ctx.weapons)) >= MIN_N)
-        return tuple(ctx.weapons.facts[i].name for i in usable.tolist()), (), held[:, usable].tocsr()
-    units = unit_columns(ctx, rows, "tokens")
-    units = units.take(np.flatnonzero(units.counts() >= MIN_N))
-    return units.labels, units.family, units.matrix
+    return sparse.csr_matrix(values, dtype=np.float64)
 
 
 def largest(each: Floats) -> tuple[Floats, Ints]:
@@ -164,13 +178,11 @@ def largest(each: Floats) -> tuple[Floats, Ints]:
     return np.where(np.isneginf(top), np.nan, top), unit
 
 
-def _by_group(group: Ints, n_groups: int, matrix: sparse.csr_matrix) -> Floats:
-    """Sums of a sparse matrix [n, k] by group, [g, k]."""
-    from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
-
-    n = len(group)
-    dummies = sparse.csr_matrix((np.ones(n), (group, np.arange(n))), shape=(n_groups, n))
-    return np.asarray((dummies @ matrix).toarray(), dtype=np.float64)
+def _by_stratum(exchange: Exchange, by_block: Floats) -> Floats:
+    """Sums [g, k] over the strata of what is given by block, [b, k]."""
+    total = np.zeros((int(exchange.stratum.max()) + 1, by_block.shape[1]))
+    np.add.at(total, exchange.stratum, by_block)
+    return total
 
 
 def _ratio(top: Floats, bottom: Floats) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ...stats.compact import BLOCK_ROWS, CompactRows
 from ...stats.pagerank import pagerank
 
 if TYPE_CHECKING:
@@ -26,6 +28,37 @@ WORDS: dict[Metric, tuple[str, str]] = {
 }
 _SEEN = 1e-9
 _GRAPH_CELLS = 5_000_000
+_WEIGHTS_AT_ONCE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many examples of each weapon hold each token, whatever the outcome.
+
+    Attributes:
+        whole: [n_weapons, k + 1], of all examples; the last column counts them.
+        first: [s, n_weapons, k + 1], of the first half of each split.
+    """
+
+    whole: Floats
+    first: Floats
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums of r outcomes over some examples.
+
+    Attributes:
+        tokens: [r, k], over those with each token.
+        weapons: [n_weapons, r], over those of each weapon.
+    """
+
+    tokens: Floats
+    weapons: Floats
+
+    def without(self, half: Sums) -> Sums:
+        """The sums over the other half."""
+        return Sums(_without(self.tokens, half.tokens), _without(self.weapons, half.weapons))
 
 
 @dataclass(frozen=True)
@@ -33,96 +66,116 @@ class Halves:
     """Examples to be split, and what is read off each half.
 
     Attributes:
-        columns: CSR [n, k] of 0 and 1: the tokens that are units.
-        weapon: int [n], 0 .. n_weapons - 1.
+        columns: [n, k] of 0 and 1: the tokens that are units.
+        weapon: int32 [n], 0 .. n_weapons - 1.
         usable: bool [n_weapons], weapons that are units.
-        cluster: int [n], 0 .. n_clusters - 1.
+        cluster: int32 [n], 0 .. n_clusters - 1.
     """
 
-    columns: sparse.csr_matrix
+    columns: CompactRows
     weapon: Ints
     usable: Bools
     cluster: Ints
 
     def at(self, positions: Ints) -> Halves:
         """The same for some of the examples; units and clusters keep their numbers."""
-        return Halves(self.columns[positions].tocsr(), self.weapon[positions], self.usable, self.cluster[positions])
+        columns = CompactRows.stacked([self.columns.some(positions)])
+        return Halves(columns, self.weapon[positions], self.usable, self.cluster[positions])
 
-    def values(self, metric: Metric, outcome: Floats, first: Bools) -> tuple[Floats, Floats]:
+    def counts(self, first: Bools) -> Counts:
+        """Count tokens in the first half of each split, bool [s, n_clusters]; the same for every outcome."""
+        order = np.argsort(self.weapon, kind="stable")
+        ends = np.cumsum(np.bincount(self.weapon, minlength=len(self.usable))).tolist()
+        found = np.zeros((len(first) + 1, len(self.usable), self.columns.width + 1))
+        for weapon, (low, high) in enumerate(itertools.pairwise([0, *ends])):
+            for at in range(low, high, BLOCK_ROWS):
+                rows = order[at : min(at + BLOCK_ROWS, high)]
+                inside = _with_whole(first, self.cluster[rows])
+                found[:, weapon, :-1] += (self.columns.some(rows).T @ inside.astype(np.float64)).T
+                found[:, weapon, -1] += inside.sum(axis=0)
+        return Counts(found[0], found[1:])
+
+    def values(
+        self, metric: Metric, outcome: Floats, first: Bools, counts: Counts | None = None
+    ) -> tuple[Floats, Floats]:
         """Values of the units in both halves of every split.
 
         Args:
             metric: which number.
             outcome: [n, r]: activations, or for ``token_frequency`` 1 on high examples and 0 elsewhere.
             first: bool [s, n_clusters], True where a cluster is in the first half.
+            counts: what `counts` gave of these splits, where it did.
 
         Returns:
             Two arrays [s, r, k], the first halves and the second; NaN where a unit has no value in a half.
         """
-        parts = self._graphs(outcome, first) if metric == "pagerank" else self._grams(metric, outcome, first)
-        halves = list(parts)
+        if metric == "pagerank":
+            halves = list(self._graphs(outcome, first))
+        else:
+            counts = self.counts(first) if counts is None else counts
+            whole, *parts = self._sums(outcome, first)
+            halves = [
+                (self._read(metric, held, half), self._read(metric, counts.whole - held, whole.without(half)))
+                for held, half in zip(counts.first, parts, strict=True)
+            ]
         return np.stack([one for one, _ in halves]), np.stack([other for _, other in halves])
 
-    def _grams(self, metric: Metric, outcome: Floats, first: Bools) -> Iterator[tuple[Floats, Floats]]:
-        """Values of each split from two products of Gram pieces; the second half is the whole minus the first."""
-        from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
+    def _sums(self, outcome: Floats, first: Bools) -> list[Sums]:
+        """Sums of the outcomes [n, r] over all examples, and over the first half of each split."""
+        k, r = self.columns.width, outcome.shape[1]
+        rows = np.flatnonzero(outcome.any(axis=1))
+        tokens, weapons = np.zeros((k, (len(first) + 1) * r)), np.zeros((len(self.usable), (len(first) + 1) * r))
+        step = max(_WEIGHTS_AT_ONCE // weapons.shape[1], 1)
+        for at in range(0, len(rows), step):
+            some = rows[at : at + step]
+            weight = _with_whole(first, self.cluster[some])[:, :, None] * np.asarray(outcome[some], np.float64)[:, None]
+            weight = weight.reshape(len(some), -1)
+            tokens += self.columns.some(some).T @ weight
+            weapons += _indicator(self.weapon[some], len(self.usable)) @ weight
+        shape = (len(first) + 1, r)
+        by_split = tokens.reshape((k, *shape)).transpose(1, 2, 0), weapons.reshape((-1, *shape)).swapaxes(0, 1)
+        return [Sums(*each) for each in zip(*by_split, strict=True)]
 
-        n, n_weapons = len(self.weapon), len(self.usable)
-        # By weapon, so that the products read the examples in order.
-        order = np.argsort(self.weapon, kind="stable")
-        weapon, cluster = self.weapon[order], self.cluster[order]
-        outcomes = sparse.csr_matrix(np.asarray(outcome, dtype=np.float64)[order])
-        tokens = sparse.hstack([self.columns[order], sparse.csr_matrix(np.ones((n, 1)))], format="csr")
-        by_weapon = sparse.csr_matrix((np.ones(n), (weapon, np.arange(n))), shape=(n_weapons, n))
-        pieces = [
-            (by_weapon, sparse.hstack([tokens, outcomes], format="csr")),
-            (outcomes.T.tocsr(), tokens),
-        ]
-        wanted = {"token_frequency": (1,), "weapon_means": (0,)}.get(metric, (0, 1))
-        whole = [_product(*pieces[i]) if i in wanted else np.zeros((0, 0)) for i in (0, 1)]
-        for chosen in first:
-            half = [
-                _product(_of_half(pieces[i][0], chosen[cluster]), pieces[i][1]) if i in wanted else whole[i]
-                for i in (0, 1)
-            ]
-            rest = [_without(one, other) for one, other in zip(whole, half, strict=True)]
-            yield self._read(metric, *half), self._read(metric, *rest)
-
-    def _read(self, metric: Metric, by_weapon: Floats, by_outcome: Floats) -> Floats:
-        """Values [r, units] of one half.
-
-        Args:
-            metric: which number.
-            by_weapon: [n_weapons, k + 1 + r]: by weapon, the count of each token, of examples, the sum of outcomes.
-            by_outcome: [r, k + 1]: weighted by outcome, the sum of each token and of examples.
-        """
-        k = self.columns.shape[1]
+    def _read(self, metric: Metric, counts: Floats, sums: Sums) -> Floats:
+        """Values [r, units] of one half, from its counts by weapon [n_weapons, k + 1] and the sums over it."""
+        held, count = counts[:, :-1], counts[:, -1:]
         if metric == "token_frequency":
-            return _ratio(by_outcome[:, :k], by_outcome[:, k:])
-        held, count, total = by_weapon[:, :k], by_weapon[:, k : k + 1], by_weapon[:, k + 1 :]
+            return _ratio(sums.tokens, sums.weapons.sum(axis=0)[:, None])
         if metric == "weapon_means":
-            return np.asarray(_ratio(total, count)[self.usable].T)
+            return np.asarray(_ratio(sums.weapons, count)[self.usable].T)
         # A weapon without an example in this half has rate 0 of everything: it adds nothing.
         rate = held / np.maximum(count, 1.0)
         within = held.sum(axis=0) - (rate * held).sum(axis=0)
-        return _ratio(by_outcome[:, :k] - total.T @ rate, np.where(within > _SEEN, within, 0.0)[None, :])
+        return _ratio(sums.tokens - sums.weapons.T @ rate, np.where(within > _SEEN, within, 0.0)[None, :])
 
     def _graphs(self, outcome: Floats, first: Bools) -> Iterator[tuple[Floats, Floats]]:
         """PageRank in each half of each split, on the graph of tokens weighted by the outcome."""
         from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
 
-        k = self.columns.shape[1]
+        k = self.columns.width
         if not k:
             nothing = np.zeros((outcome.shape[1], 0))
             yield from [(nothing, nothing)] * len(first)
             return
         some = np.flatnonzero(outcome.any(axis=1))
         outcomes = sparse.csr_matrix(np.asarray(outcome[some], dtype=np.float64).T)
-        pairs = _pairs(self.columns[some].tocsr())
+        pairs = _pairs(self.columns.some(some))
         whole = _product(outcomes, pairs).reshape(-1, k, k)
         for chosen in first:
             half = _product(_of_half(outcomes, chosen[self.cluster[some]]), pairs).reshape(-1, k, k)
             yield _ranks(half), _ranks(_without(whole, half))
+
+
+def _with_whole(first: Bools, cluster: Ints) -> Bools:
+    """Whether examples of some clusters [m] count: in the whole, always, and in each first half; [m, 1 + s]."""
+    return np.vstack([np.ones((1, len(cluster)), dtype=np.bool_), np.take(first, cluster, axis=1)]).T
+
+
+def _indicator(group: Ints, n_groups: int) -> sparse.csc_matrix:
+    """The matrix [n_groups, m] that sums by group [m]."""
+    from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
+
+    return sparse.csc_matrix((np.ones(len(group)), group, np.arange(len(group) + 1)), shape=(n_groups, len(group)))
 
 
 def _of_half(left: sparse.csr_matrix, kept: Bools) -> sparse.csr_matrix:

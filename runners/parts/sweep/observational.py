@@ -9,14 +9,14 @@ import numpy as np
 from ....context.context import Context
 from ....context.population import Population
 from ....schemas.job import Job
-from ....schemas.result import Aggregates, Finding, Findings, Followup
+from ....schemas.result import Aggregates, Diagnostics, Finding, Findings, Followup
 from ....schemas.spec import ExperimentSpec
 from ...design.effect_report import summarise
 from ...design.observed import ObservedCurve
 from ...design.report import CORRELATIONAL, diagnostics, followup, interval, number, observed_scope, with_short
 from ...design.specificity import SPECIFIC, null_activations, share_at_least
+from ...stats.fixed_effects import LevelDesign
 from ...stats.tails import sidak_level
-from ..heatmap.cells import CellDesign
 
 CAUSAL_ALONE = (
     "winner_confirmed",
@@ -48,35 +48,34 @@ def observed_specificity(
     known = [i for i, status in enumerate(curve.status) if status is not None]
     if null is None or not known:
         return None
-    rows = population.rows[null.positions]
-    held = np.asarray(ctx.data.levels[rows, ctx.vocabulary.family_index[family]])
-    cell = np.searchsorted(np.asarray(curve.levels), held)
-    design = CellDesign.of(cell, len(curve.levels), ctx.data.weapon[rows], ctx.data.clusters[rows])
+    rows, k = population.rows[null.positions], len(curve.levels)
+    weapon = np.asarray(ctx.data.weapon[rows])
+    level = np.searchsorted(np.asarray(curve.levels), ctx.data.levels[rows, ctx.vocabulary.family_index[family]])
+    counts = np.bincount(weapon * k + level, minlength=len(ctx.weapons) * k).reshape(-1, k)
     outcomes = np.column_stack([population.activation[null.positions], null.activation])
-    largest = np.abs(np.nan_to_num(design.coefficients(outcomes))[known]).max(axis=0)
+    effects = LevelDesign.of(counts).coefficients(level, weapon, outcomes)
+    largest = np.abs(np.nan_to_num(effects)[known]).max(axis=0)
     return share_at_least(float(largest[0]), largest[1:])
 
 
 def observed_findings(
-    spec: ExperimentSpec, ctx: Context, job: Job, *, family: str, curve: ObservedCurve, min_effect: float
+    spec: ExperimentSpec,
+    ctx: Context,
+    job: Job,
+    *,
+    family: str,
+    curve: ObservedCurve,
+    population: Population,
+    min_effect: float,
 ) -> Findings:
     """Headline, findings and aggregates of the observational sweep; an association must beat random directions."""
-    population = ctx.population(spec.dataset_slice, spec.feature_id)
     job.warn(CORRELATIONAL)
     plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job)
     known = [i for i, status in enumerate(curve.status) if status is not None]
     custom = _blank(family, curve)
     name, feature, scope = with_short(family), f"feature {spec.feature_id}", observed_scope(population)
     if curve.within is None or not known:
-        asked = " asked for" if len(curve.asked) < len(curve.levels) - 1 else ""
-        reason = f"no level{asked} has 20 examples in 10 builds beside a baseline"
-        custom |= {"reason": reason, "specificity_p": None, "specificity_reason": reason, "verdict": "nothing_specific"}
-        return Findings(
-            headline=f"nothing can be said of {name} and {feature}: {reason}; {scope}",
-            aggregates=Aggregates(n_samples=len(population), custom=custom),
-            tables=list(job.tables.values()),
-            diagnostics=plain,
-        )
+        return _nothing_known(job, curve, f"{name} and {feature}", scope, plain=plain, custom=custom)
     effect = curve.within.coefficient
     top = max(known, key=lambda i: (curve.status[i] == "present", abs(float(effect[i]))))
     seed = spec.dataset_slice.random_seed
@@ -105,6 +104,21 @@ def observed_findings(
         tables=list(job.tables.values()),
         diagnostics=plain,
         followups=_followups(spec, ctx, family) if acts else [],
+    )
+
+
+def _nothing_known(
+    job: Job, curve: ObservedCurve, pair: str, scope: str, *, plain: Diagnostics, custom: dict[str, Any]
+) -> Findings:
+    """The answer where no level has examples enough."""
+    asked = " asked for" if len(curve.asked) < len(curve.levels) - 1 else ""
+    reason = f"no level{asked} has 20 examples in 10 builds beside a baseline"
+    custom |= {"reason": reason, "specificity_p": None, "specificity_reason": reason, "verdict": "nothing_specific"}
+    return Findings(
+        headline=f"nothing can be said of {pair}: {reason}; {scope}",
+        aggregates=Aggregates(n_samples=int(curve.means.n.sum()), custom=custom),
+        tables=list(job.tables.values()),
+        diagnostics=plain,
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...stats.groups import FEW, MIN_CLUSTERS, cell_clusters, exchangeable, sum_by
+from ...stats.cells import Cells
+from ...stats.groups import FEW, MIN_CLUSTERS, exchangeable_sums
 from ...stats.regression import cluster_correction
 from ...stats.tails import t_quantile, t_two_sided
 
@@ -78,7 +79,7 @@ def _log_odds(a: Ints, c: Ints, b: Ints, d: Ints) -> Floats:
     return np.log((a + half) * (d + half)) - np.log((b + half) * (c + half))
 
 
-def group_odds(high: Bools, group: Ints, n_groups: int, cluster: Ints) -> GroupOdds:
+def group_odds(high: Floats, cells: Cells) -> GroupOdds:
     """Odds ratio of each group among the high examples against the rest, with errors robust to clusters.
 
     The odds ratio of a group among the high examples is that of being high in the group against outside it, so its
@@ -88,31 +89,25 @@ def group_odds(high: Bools, group: Ints, n_groups: int, cluster: Ints) -> GroupO
     added to empty cells, times the design effect that the correlation within clusters of all groups gives.
 
     Args:
-        high: bool [n].
-        group: int [n], 0 .. n_groups - 1.
-        n_groups: number of groups.
-        cluster: int [n].
+        high: [c], how many examples of each cell are high.
+        cells: groups by clusters.
     """
-    n = len(high)
-    cluster = np.unique(cluster, return_inverse=True)[1]
-    n_clusters = int(cluster.max()) + 1
-    size = np.bincount(group, minlength=n_groups)
-    a = np.bincount(group[high], minlength=n_groups)
-    c, n_high = size - a, int(high.sum())
+    size = cells.group_sizes
+    a = cells.by_group(high).astype(np.int64)
+    n, n_high = int(size.sum()), int(a.sum())
+    c = size - a
     b, d = n_high - a, (n - n_high) - c
     half = 0.5 * ((a == 0) | (b == 0) | (c == 0) | (d == 0))
     inside, outside = (a + half) / (size + 2 * half), (b + half) / (n - size + 2 * half)
-    cells = _Cells.of(high, group, cluster)
-    robust = cells.influences(inside, outside, size, n - size)
-    variance = cluster_correction(n, n_clusters, 2) * robust
+    counted = _Counted.of(high, cells)
+    robust = counted.influences(inside, outside, size, n - size)
+    variance = cluster_correction(n, cells.n_clusters, 2) * robust
     woolf = 1.0 / (a + half) + 1.0 / (b + half) + 1.0 / (c + half) + 1.0 / (d + half)
-    residual = high - inside[group]
-    correlation = exchangeable(residual, cells.cell, n_groups)[1]
-    effect = 1.0 - correlation + correlation * cells.squared_sizes(n_groups) / np.maximum(size, 1)
-    variance = np.where(cells.support(n_groups) < FEW, np.maximum(variance, woolf * effect), variance)
-    clusters = np.bincount(cells.group, minlength=n_groups)
+    effect = counted.design_effect(inside, size)
+    variance = np.where(counted.support() < FEW, np.maximum(variance, woolf * effect), variance)
+    clusters = cells.group_clusters
     # Clusters that span groups are outside too; at least this many have an example elsewhere.
-    known = (clusters >= MIN_CLUSTERS) & (n_clusters - clusters >= MIN_CLUSTERS)
+    known = (clusters >= MIN_CLUSTERS) & (cells.n_clusters - clusters >= MIN_CLUSTERS)
     return GroupOdds(
         n_high=a,
         n_low=c,
@@ -125,48 +120,24 @@ def group_odds(high: Bools, group: Ints, n_groups: int, cluster: Ints) -> GroupO
 
 
 @dataclass(frozen=True)
-class _Cells:
-    """High examples and examples by (group, cluster); arrays of cells are [c].
+class _Counted:
+    """High examples by (group, cluster) and by cluster.
 
     Attributes:
-        cell: [n], cell of each example.
-        group: group of each cell.
-        high: its high examples.
-        size: its examples.
-        all_high: high examples of the whole cluster.
-        all_size: examples of the whole cluster.
-        totals: sums over clusters of high^2, high x size, size^2.
-        holders: clusters with a high example, and with another.
+        cells: groups by clusters.
+        high: [c], high examples of each cell.
+        by_cluster: [n_clusters], high examples of each cluster.
+        sizes: [n_clusters], its examples.
     """
 
-    cell: Ints
-    group: Ints
+    cells: Cells
     high: Floats
-    size: Floats
-    all_high: Floats
-    all_size: Floats
-    totals: tuple[float, float, float]
-    holders: tuple[int, int]
+    by_cluster: Floats
+    sizes: Floats
 
     @classmethod
-    def of(cls, high: Bools, group: Ints, cluster: Ints) -> _Cells:
-        cell, cell_group = cell_clusters(group, cluster)
-        k, n_clusters = len(cell_group), int(cluster.max()) + 1
-        cell_cluster = np.zeros(k, dtype=np.int64)
-        cell_cluster[cell] = cluster
-        y = high.astype(np.float64)
-        by_cluster, sizes = sum_by(cluster, y, n_clusters), np.bincount(cluster).astype(np.float64)
-        totals = (float(by_cluster @ by_cluster), float(by_cluster @ sizes), float(sizes @ sizes))
-        return cls(
-            cell,
-            cell_group,
-            sum_by(cell, y, k),
-            np.bincount(cell, minlength=k).astype(np.float64),
-            by_cluster[cell_cluster],
-            sizes[cell_cluster],
-            totals,
-            (int((by_cluster > 0).sum()), int((sizes > by_cluster).sum())),
-        )
+    def of(cls, high: Floats, cells: Cells) -> _Counted:
+        return cls(cells, high, cells.by_cluster(high), cells.cluster_sizes.astype(np.float64))
 
     def influences(self, inside: Floats, outside: Floats, n_inside: Ints, n_outside: Ints) -> Floats:
         """Sum over clusters of squared influences on each group's log odds ratio, [g].
@@ -177,21 +148,29 @@ class _Cells:
         # A side without examples has no influence; its groups get no error.
         u = 1.0 / (np.maximum(n_inside, 1) * inside * (1 - inside))
         v = 1.0 / (np.maximum(n_outside, 1) * outside * (1 - outside))
-        p, q = inside[self.group], outside[self.group]
-        within = u[self.group] * (self.high - p * self.size)
-        beyond = v[self.group] * ((self.all_high - self.high) - q * (self.all_size - self.size))
-        as_outside = v[self.group] * (self.all_high - q * self.all_size)
-        squares, product, sizes = self.totals
-        everything = v**2 * (squares - 2.0 * outside * product + outside**2 * sizes)
-        return everything + sum_by(self.group, (within - beyond) ** 2 - as_outside**2, len(inside))
+        group, cluster, size = self.cells.group, self.cells.cluster, self.cells.size
+        all_high, all_size = self.by_cluster[cluster], self.sizes[cluster]
+        p, q = inside[group], outside[group]
+        within = u[group] * (self.high - p * size)
+        beyond = v[group] * ((all_high - self.high) - q * (all_size - size))
+        as_outside = v[group] * (all_high - q * all_size)
+        squares, product = self.by_cluster @ self.by_cluster, self.by_cluster @ self.sizes
+        everything = v**2 * (squares - 2.0 * outside * product + outside**2 * (self.sizes @ self.sizes))
+        return everything + self.cells.by_group((within - beyond) ** 2 - as_outside**2)
 
-    def squared_sizes(self, n_groups: int) -> Floats:
-        """Sum over the clusters of each group of their squared sizes, [g]."""
-        return sum_by(self.group, self.size**2, n_groups)
+    def design_effect(self, inside: Floats, n_inside: Ints) -> Floats:
+        """By how much the correlation within clusters raises each group's variance, [g]."""
+        size, p = self.cells.size.astype(np.float64), inside[self.cells.group]
+        squares = float((self.high * (1.0 - p) ** 2 + (size - self.high) * p**2).sum())
+        residual = self.high - p * size
+        correlation = exchangeable_sums(squares, residual, self.cells.size, self.cells.n_groups)[1]
+        return 1.0 - correlation + correlation * self.cells.by_group(size**2) / np.maximum(n_inside, 1)
 
-    def support(self, n_groups: int) -> Ints:
+    def support(self) -> Ints:
         """Clusters behind the smallest of the four counts (high and not, inside and outside) of each group, [g]."""
+        group, n_groups = self.cells.group, self.cells.n_groups
         inside = [
-            np.bincount(self.group[count > 0], minlength=n_groups) for count in (self.high, self.size - self.high)
+            np.bincount(group[count > 0], minlength=n_groups) for count in (self.high, self.cells.size - self.high)
         ]
-        return np.minimum.reduce([*inside, *(n - held for n, held in zip(self.holders, inside, strict=True))])
+        holders = int((self.by_cluster > 0).sum()), int((self.sizes > self.by_cluster).sum())
+        return np.minimum.reduce([*inside, *(n - held for n, held in zip(holders, inside, strict=True))])

@@ -12,8 +12,10 @@ from pydantic import Field
 from ....context.context import Context
 from ....context.population import Population
 from ....schemas.result import Row, Status, Table
-from ...stats.groups import MIN_N, GroupDeltas, GroupMeans, deltas_from_global, group_means, sum_by
+from ...stats.cells import sum_by
+from ...stats.groups import MIN_N, GroupDeltas, GroupMeans, deltas_of, means_of
 from ...stats.tails import benjamini_hochberg, sidak_level
+from ..weapons.by_weapon import by_weapon, class_names
 from ..weapons.stats import WeaponTable, comparable, group_reason, verdicts
 from .enrichment import GroupOdds, group_odds
 
@@ -113,8 +115,8 @@ def weapon_enrichment(
     ctx: Context, population: Population, high: Bools, table: WeaponTable, *, min_effect: float
 ) -> Enrichment:
     """Weapons among the high examples, beside what the weapon sweep says of their means."""
-    weapon = np.asarray(ctx.data.weapon[population.rows], dtype=np.intp)
-    odds = group_odds(high, weapon, len(ctx.weapons), ctx.data.clusters[population.rows])
+    grouping = by_weapon(ctx, population).grouping
+    odds = group_odds(grouping.counts(high), grouping.cells)
     adjusted = table.adjusted.coefficient
     return Enrichment(odds, table.means, table.deltas, adjusted, table.usable, table.level, table.status, min_effect)
 
@@ -124,10 +126,10 @@ def class_enrichment(
 ) -> Enrichment:
     """Weapon classes among the high examples; one group for each of `class_names`."""
     names, of_weapon = class_names(ctx)
-    group = of_weapon[np.asarray(ctx.data.weapon[population.rows], dtype=np.intp)]
-    clusters, value = ctx.data.clusters[population.rows], population.activation
-    means = group_means(value, group, len(names), clusters)
-    deltas = deltas_from_global(value, group, len(names), clusters).guarded(means.support)
+    grouped = by_weapon(ctx, population)
+    sums = grouped.grouping.sums(population.activation).merged(grouped.classes)
+    means = means_of(sums)
+    deltas = deltas_of(sums).guarded(means.support)
     usable = (means.n >= max(MIN_N, min_examples)) & comparable(means)
     level = sidak_level(0.95, int(usable.sum()))
     known = ~np.isnan(table.adjusted.coefficient)
@@ -136,14 +138,8 @@ def class_enrichment(
         adjusted = sum_by(of_weapon, counts * np.nan_to_num(table.adjusted.coefficient), len(names))
         adjusted = adjusted / sum_by(of_weapon, counts, len(names))
     status = verdicts(deltas, usable, level, min_effect)
-    odds = group_odds(high, group, len(names), clusters)
+    odds = group_odds(grouped.classes.sum(grouped.grouping.counts(high)), grouped.classes.cells)
     return Enrichment(odds, means, deltas, adjusted, usable, level, status, min_effect)
-
-
-def class_names(ctx: Context) -> tuple[list[str], NDArray[np.intp]]:
-    """The weapon classes of a bundle by name, and the class of each weapon token [k]."""
-    names = sorted({kit.weapon_class for kit in ctx.weapons.facts})
-    return names, np.array([names.index(kit.weapon_class) for kit in ctx.weapons.facts], dtype=np.intp)
 
 
 def strongest_of_class(ctx: Context, weapons: GroupOdds, classes: GroupOdds) -> tuple[list[int], Floats]:

@@ -2,59 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from ...stats.groups import deltas_from_global, group_means
+from ...stats.cells import Cells, CellSums, Part
+from ...stats.groups import deltas_of, means_of
 from ...stats.tails import t_quantile
 
-Floats = NDArray[np.floating[Any]]
-Ints = NDArray[np.integer[Any]]
+Bools = NDArray[np.bool_]
 FEWEST_BUILDS = 40
 CONFIRM_STREAM = 5
 
 
-def top_confirmed(
-    value: Floats, weapon: Ints, cluster: Ints, candidates: NDArray[np.bool_], rng: np.random.Generator
-) -> tuple[bool | None, str | None]:
+def halve(cells: Cells, rng: np.random.Generator) -> tuple[Part, Part]:
+    """Split the builds, whole, at random, those of each weapon evenly."""
+    order = rng.permutation(cells.n_clusters)
+    order = order[np.argsort(cells.group[cells.starts[order]], kind="stable")]
+    first = np.zeros(cells.n_clusters, dtype=np.bool_)
+    first[order[::2]] = True
+    return cells.part(first), cells.part(~first)
+
+
+def top_confirmed(sums: CellSums, halves: tuple[Part, Part], candidates: Bools) -> tuple[bool | None, str | None]:
     """Choose the top weapon on half of the builds and look at its delta from the mean in the other half.
 
-    The builds, whole, are split at random, those of each weapon evenly. The candidate with the largest |delta| in one
-    half must, in the other, have a delta of the same sign whose 95 % interval excludes 0.
+    The candidate with the largest |delta| in one half must, in the other, have a delta of the same sign whose 95 %
+    interval excludes 0.
 
     Args:
-        value: [n].
-        weapon: int [n], weapon of each example.
-        cluster: int [n], its build.
+        sums: the activation by weapon and build.
+        halves: the builds that choose and those that confirm, as `halve` splits them.
         candidates: [k], weapons that may be chosen.
-        rng: splits the builds.
 
     Returns:
         Whether it is confirmed, None where that cannot be told; and why not.
     """
-    _, first, cluster = np.unique(cluster, return_index=True, return_inverse=True)
-    n_builds = len(first)
-    if n_builds < FEWEST_BUILDS:
+    if sums.cells.n_clusters < FEWEST_BUILDS:
         return None, f"fewer than {FEWEST_BUILDS} builds: no half to confirm on"
-    order = rng.permutation(n_builds)
-    order = order[np.argsort(weapon[first[order]], kind="stable")]
-    choosing = np.isin(cluster, order[::2])
-    means = group_means(value[choosing], weapon[choosing], len(candidates), cluster[choosing])
-    delta = np.where(candidates, means.mean, np.nan) - float(value[choosing].mean(dtype=np.float64))
+    chosen = sums.among(halves[0])
+    grand = float(chosen.total.sum()) / float(chosen.cells.group_sizes.sum())
+    delta = np.where(candidates, means_of(chosen).mean, np.nan) - grand
     if np.isnan(delta).all():
         return None, "no weapon has examples in the half that chooses"
     top = int(np.nanargmax(np.abs(delta)))
-    low, high = _interval(value[~choosing], weapon[~choosing], cluster[~choosing], len(candidates), top)
+    low, high = _interval(sums.among(halves[1]), top)
     if np.isnan(low):
         return None, "the weapon chosen has fewer than 10 builds in the other half: no interval"
     return bool(low > 0.0 if delta[top] > 0 else high < 0.0), None
 
 
-def _interval(value: Floats, weapon: Ints, cluster: Ints, n_weapons: int, index: int) -> tuple[float, float]:
+def _interval(sums: CellSums, index: int) -> tuple[float, float]:
     """95 % interval of one weapon's delta from the mean; NaN with fewer than 10 builds."""
-    means = group_means(value, weapon, n_weapons, cluster)
-    deltas = deltas_from_global(value, weapon, n_weapons, cluster).guarded(means.support)
+    deltas = deltas_of(sums).guarded(means_of(sums).support)
     half = float(t_quantile(0.975, deltas.df[index])) * float(deltas.std_error[index])
     return float(deltas.delta[index]) - half, float(deltas.delta[index]) + half

@@ -17,7 +17,8 @@ from ...design.effect_report import summarise
 from ...design.report import CORRELATIONAL, followup, interval, number, plural
 from ...design.specificity import SPECIFIC
 from ..weapon_groups.null import weapon_sums
-from .confirm import CONFIRM_STREAM, top_confirmed
+from .by_weapon import by_weapon
+from .confirm import CONFIRM_STREAM, halve, top_confirmed
 from .dominance import Dominance, Shared, dominance, kit_numbers, shared_part
 from .effects import ONE_WEAPON
 from .stats import NOT_TOLD, WeaponTable, group_reason
@@ -129,12 +130,12 @@ def _confirmation(ctx: Context, reading: Reading, population: Population, seed: 
     """Whether the top weapon is confirmed on the builds that did not choose it, for ``custom``."""
     if not (reading.certain and reading.specific):
         return {"winner_confirmed": None, "winner_confirmed_reason": "no weapon stands out"}
-    weapon = np.asarray(ctx.data.weapon[population.rows], dtype=np.intp)
-    clusters = ctx.data.clusters[population.rows]
+    sums = by_weapon(ctx, population).grouping.sums(population.activation)
     candidates = np.zeros(len(ctx.weapons), dtype=np.bool_)
     candidates[[i for i in reading.ranked if reading.table.usable[i]]] = True
     rng = np.random.default_rng([seed, CONFIRM_STREAM])
-    confirmed, reason = top_confirmed(population.activation, weapon, clusters, candidates, rng)
+    halves = ctx.derived_for(population, ("halves by weapon", seed), lambda: halve(sums.cells, rng))
+    confirmed, reason = top_confirmed(sums, halves, candidates)
     return {"winner_confirmed": confirmed, "winner_confirmed_reason": reason}
 
 

@@ -14,9 +14,10 @@ from ....context.population import Population
 from ....schemas.job import Job
 from ....schemas.result import Row, Status, Table
 from ...design.observed import interval_status
-from ...stats.groups import MIN_CLUSTERS, MIN_N, GroupDeltas, GroupMeans, deltas_from_global, group_means
-from ...stats.regression import ClusteredFit, DummyDesign, adjusted_group_effects
+from ...stats.groups import MIN_CLUSTERS, MIN_N, GroupDeltas, GroupMeans, deltas_of, means_of
+from ...stats.regression import ClusteredFit
 from ...stats.tails import benjamini_hochberg, sidak_level, t_quantile, t_two_sided
+from .by_weapon import adjusted_weapons, by_weapon, class_names
 from .gating import dropped_note
 
 Floats = NDArray[np.floating[Any]]
@@ -146,16 +147,14 @@ def weapon_table(
         min_effect: smallest effect of interest.
         job: receives warnings.
     """
-    examples, data_rows = ctx.data, population.rows[rows]
-    value = population.activation[rows]
-    weapon = np.asarray(examples.weapon[data_rows], dtype=np.intp)
-    clusters = examples.clusters[data_rows]
-    if examples.build_id is None:
+    population = _part(population, rows)
+    grouping = by_weapon(ctx, population).grouping
+    if ctx.data.build_id is None:
         job.warn("builds are unknown: errors are clustered by distinct (weapon, set), which may be too narrow")
-    means = group_means(value, weapon, len(ctx.weapons), clusters)
-    deltas = deltas_from_global(value, weapon, len(ctx.weapons), clusters).guarded(means.support)
-    deltas = without_alone(deltas, means)
-    adjusted = adjusted_group_effects(value, dummy_design(ctx, data_rows, weapon), clusters).guarded(means.support)
+    sums = grouping.sums(population.activation)
+    means = means_of(sums)
+    deltas = without_alone(deltas_of(sums).guarded(means.support), means)
+    adjusted = adjusted_weapons(ctx, population, grouping).fit(population.activation).guarded(means.support)
     adjusted = replace(adjusted, coefficient=np.where(np.isnan(deltas.delta), np.nan, adjusted.coefficient))
     eligible = means.n >= min_examples
     usable = eligible & (means.n >= MIN_N) & comparable(means)
@@ -163,13 +162,11 @@ def weapon_table(
     return WeaponTable(means, deltas, adjusted, eligible, usable, level, verdicts(deltas, usable, level, min_effect))
 
 
-def dummy_design(ctx: Context, rows: Ints, weapon: Ints) -> DummyDesign:
-    """Weapon and token dummies; factorised once for the whole of the data."""
-
-    def make() -> DummyDesign:
-        return DummyDesign.of(weapon, len(ctx.weapons), ctx.data.token_matrix(rows))
-
-    return ctx.derived("weapon and token dummies", make) if len(rows) == len(ctx.data) else make()
+def _part(population: Population, rows: Ints) -> Population:
+    """Some of the examples of a population, by their positions."""
+    if len(rows) == len(population):
+        return population
+    return replace(population, rows=population.rows[rows], activation=population.activation[rows], key=None)
 
 
 def group_columns(means: GroupMeans, deltas: GroupDeltas, status: list[Status | None], level: float) -> dict[str, Any]:
@@ -235,19 +232,17 @@ def weapon_stats(ctx: Context, table: WeaponTable, shown: list[int], n_dropped: 
 
 def class_stats(ctx: Context, population: Population, rows: Ints, min_effect: float) -> Table:
     """The table ``class_stats``: weapon classes by falling mean."""
-    examples, data_rows = ctx.data, population.rows[rows]
-    weapon = np.asarray(examples.weapon[data_rows], dtype=np.intp)
-    names = sorted({kit.weapon_class for kit in ctx.weapons.facts})
-    class_of = np.array([names.index(kit.weapon_class) for kit in ctx.weapons.facts])
-    clusters, value = examples.clusters[data_rows], population.activation[rows]
-    means = group_means(value, class_of[weapon], len(names), clusters)
-    deltas = deltas_from_global(value, class_of[weapon], len(names), clusters).guarded(means.support)
-    deltas = without_alone(deltas, means)
+    population = _part(population, rows)
+    grouped, (names, class_of) = by_weapon(ctx, population), class_names(ctx)
+    cells = grouped.grouping.cells
+    sums = grouped.grouping.sums(population.activation).merged(grouped.classes)
+    means = means_of(sums)
+    deltas = without_alone(deltas_of(sums).guarded(means.support), means)
     usable = (means.n >= MIN_N) & comparable(means)
     level = sidak_level(0.95, int(usable.sum()))
     columns = group_columns(means, deltas, verdicts(deltas, usable, level, min_effect), level)
     columns["weapon_class"] = names
-    columns["n_weapons"] = np.bincount(class_of[np.unique(weapon)], minlength=len(names))
+    columns["n_weapons"] = np.bincount(class_of[np.unique(cells.group)], minlength=len(names))
     order = [i for i in np.argsort(-np.nan_to_num(means.mean, nan=-np.inf)).tolist() if means.n[i] > 0]
     return Table.from_columns(
         "class_stats", ClassStat, {name: [values[i] for i in order] for name, values in columns.items()}

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from mechinterp_runner.context.population import Population
 from mechinterp_runner.runners.design.observed import observed_curve, rung_stats
-from mechinterp_runner.runners.parts.weapons.confirm import top_confirmed
+from mechinterp_runner.runners.parts.weapons.confirm import halve, top_confirmed
 from mechinterp_runner.runners.parts.weapons.dominance import dominance, shared_part
 from mechinterp_runner.runners.parts.weapons.stats import WeaponTable, class_stats, weapon_stats, weapon_table
+from mechinterp_runner.runners.stats.cells import Grouping
 from mechinterp_runner.runners.stats.groups import GroupDeltas, GroupMeans
 from mechinterp_runner.runners.stats.regression import ClusteredFit
 from mechinterp_runner.schemas.facts import WEAPONS
@@ -41,7 +42,10 @@ def made_context(weapon: np.ndarray, levels: np.ndarray, clusters: np.ndarray, n
     sized = type("Sized", (SimpleNamespace,), {"__len__": lambda self: n_weapons})
     whole_data = type("Data", (SimpleNamespace,), {"__len__": lambda self: len(weapon)})(**vars(data))
     return SimpleNamespace(
-        data=whole_data, vocabulary=VOCABULARY, weapons=sized(facts=KITS[:n_weapons]), derived=lambda key, make: make()
+        data=whole_data,
+        vocabulary=VOCABULARY,
+        weapons=sized(facts=KITS[:n_weapons]),
+        derived_for=lambda population, name, make: make(),
     )
 
 
@@ -51,7 +55,7 @@ def a_curve(baseline_clusters: int, activation: np.ndarray | None = None):
     clusters = np.arange(660)
     clusters[:60] %= baseline_clusters
     values = 1.0 + 0.5 * (levels == 12) + rng.normal(0, 0.2, 660) if activation is None else activation
-    ctx = made_context(rng.integers(0, 5, 660), levels, clusters)
+    ctx = made_context(rng.integers(0, 5, 660)[clusters], levels, clusters)
     return observed_curve(ctx, whole(values), FAMILY, 0.1, Job())
 
 
@@ -162,32 +166,33 @@ def test_dominance_needs_the_lower_bound_of_first_minus_twice_the_second_where_t
     assert (found.ratio is None) is (delta[1] <= 0)
 
 
-def halves(effect: float, seed: int, builds: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def confirmed_by(split: np.random.Generator, effect: float, seed: int, builds: int) -> tuple[bool | None, str | None]:
     """Two examples a build, eight weapons; the third one is higher by the effect."""
     rng = np.random.default_rng(seed)
     cluster = np.repeat(np.arange(builds), 2)
     weapon = rng.integers(0, 8, builds)[cluster]
-    return rng.normal(size=builds)[cluster] + effect * (weapon == 2), weapon, cluster
+    sums = Grouping.of(weapon, 8, cluster).sums(rng.normal(size=builds)[cluster] + effect * (weapon == 2))
+    return top_confirmed(sums, halve(sums.cells, split), np.ones(8, bool))
 
 
 def test_a_weapon_that_differs_is_confirmed_on_the_builds_that_did_not_choose_it():
     rng = np.random.default_rng(0)
-    assert top_confirmed(*halves(3.0, 1, builds=400), np.ones(8, bool), rng) == (True, None)
-    assert top_confirmed(*halves(-3.0, 1, builds=400), np.ones(8, bool), rng) == (True, None)
+    assert confirmed_by(rng, 3.0, 1, 400) == (True, None)
+    assert confirmed_by(rng, -3.0, 1, 400) == (True, None)
 
 
 def test_weapons_that_differ_by_chance_are_confirmed_no_more_often_than_the_interval_errs_on_one_side():
     rng = np.random.default_rng(1)
-    confirmed = [top_confirmed(*halves(0.0, seed, 400), np.ones(8, bool), rng)[0] for seed in range(200)]
+    confirmed = [confirmed_by(rng, 0.0, seed, 400)[0] for seed in range(200)]
     assert sum(map(bool, confirmed)) <= 12
 
 
 def test_fewer_than_40_builds_confirm_nothing_and_a_weapon_of_few_builds_has_no_interval():
     rng = np.random.default_rng(2)
-    confirmed, reason = top_confirmed(*halves(3.0, 1, builds=39), np.ones(8, bool), rng)
+    confirmed, reason = confirmed_by(rng, 3.0, 1, 39)
     assert confirmed is None
     assert "fewer than 40 builds" in reason
-    confirmed, reason = top_confirmed(*halves(3.0, 1, builds=48), np.ones(8, bool), rng)
+    confirmed, reason = confirmed_by(rng, 3.0, 1, 48)
     assert confirmed is None
     assert "fewer than 10 builds in the other half" in reason
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from mechinterp_runner.context.directions import RandomDirections
-from mechinterp_runner.runners.design.specificity import NullEffects, null_effects
+from mechinterp_runner.runners.design.specificity import NullEffects, null_activations, null_effects
+from mechinterp_runner.schemas.spec import DatasetSlice
 
 RATE, TOP, DIM = 0.1, 3.0, 12
 
@@ -66,3 +69,30 @@ def test_without_a_base_effects_are_taken_against_the_mean_over_the_conditions()
 def test_a_dead_feature_has_no_null():
     ctx = SimpleNamespace(random_directions=object, effective_max=lambda feature: None)
     assert null_effects(ctx, 0, np.zeros((1, 2, 3)), base=np.zeros((2, 3)), min_effect=0.1) is None
+
+
+def test_the_rows_of_the_null_are_projected_once_for_all_features_and_read_as_directly(world, monkeypatch):
+    read = []
+    pooled_of = world.pooled_of
+    monkeypatch.setattr(world, "pooled_of", lambda rows: read.append(len(rows)) or pooled_of(rows))
+    monkeypatch.setattr(world, "_derived", OrderedDict())
+    feature = next(f for f in range(world.n_features) if world.effective_max(f) is not None)
+    whole = world.population(DatasetSlice(), feature)
+    part = replace(whole, rows=whole.rows[::3], activation=whole.activation[::3])
+    for population in (whole, part, whole, part):
+        found = null_activations(world, feature, population, 5)
+        matched = world.random_directions().matched(world.active_rate(feature), world.effective_max(feature))
+        direct = matched.activation(pooled_of(population.rows[found.positions]))
+        assert found.activation == pytest.approx(direct, abs=1e-5)
+    assert read == [len(whole), len(part)]
+
+
+def test_the_top_of_a_direction_is_numpys_quantile_of_its_active_projections():
+    reference = np.random.default_rng(3).normal(size=(777, 5))
+    nulls = RandomDirections.from_reference(reference, k=6)
+    for rate in (0.003, 0.2, 0.99):
+        matched, active = nulls.matched(rate, TOP), round(rate * 777)
+        threshold = nulls.sorted_projection[777 - active - 1]
+        top = np.quantile(nulls.sorted_projection[777 - active :], 0.995, axis=0)
+        assert matched.scale == pytest.approx(TOP / (top - threshold))
+        assert matched.activation(reference) == pytest.approx(matched.of_projection(nulls.project(reference)))

@@ -8,10 +8,26 @@ import scipy.stats
 import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mechinterp_runner.runners.stats.adjusted import AdjustedEffects
+from mechinterp_runner.runners.stats.cells import Grouping
+from mechinterp_runner.runners.stats.fixed_effects import FixedEffects
 from mechinterp_runner.runners.stats.groups import deltas_from_global, exchangeable, group_means
-from mechinterp_runner.runners.stats.regression import DummyDesign, adjusted_group_effects, within_groups
+from mechinterp_runner.runners.stats.regression import ClusteredFit
 from mechinterp_runner.runners.stats.tails import benjamini_hochberg, sidak_level, t_quantile, t_two_sided
 from scipy import sparse
+
+
+def within_groups(value: np.ndarray, dummies: np.ndarray, group: np.ndarray, cluster: np.ndarray) -> ClusteredFit:
+    """Effects of exclusive dummies [n, k] with the group held fixed."""
+    k = dummies.shape[1] + 1
+    label = group * k + (dummies @ np.arange(1, k)).astype(int)
+    grouping = Grouping.of(label, (int(group.max()) + 1) * k, cluster)
+    return FixedEffects.of(grouping.cells, k).fit(grouping.sums(value))
+
+
+def adjusted_effects(value: np.ndarray, group: np.ndarray, n: int, tokens: np.ndarray, cluster: np.ndarray):
+    held = sparse.csr_matrix(tokens.astype(float))
+    return AdjustedEffects.of(Grouping.of(group, n, cluster), held.__getitem__).fit(value)
 
 
 def sparse_feature(rng, group, cluster, rate: float) -> np.ndarray:
@@ -109,8 +125,7 @@ def test_pooled_errors_of_independent_examples_are_those_of_plain_least_squares(
     fit = within_groups(value, dummies, weapon, np.arange(300))
     assert np.sqrt(fit.pooled) == pytest.approx(plain.bse[:3])
     assert np.all(fit.guarded(NONE[:3]).std_error >= np.maximum(fit.std_error, np.sqrt(fit.pooled)) - 1e-12)
-    design = DummyDesign.of(weapon, 5, sparse.csr_matrix(dummies))
-    effects = adjusted_group_effects(value, design, np.arange(300))
+    effects = adjusted_effects(value, weapon, 5, dummies, np.arange(300))
     counts = np.bincount(weapon)
     contrast = np.hstack([np.zeros((5, 3)), np.eye(5) - counts / 300])
     assert np.sqrt(effects.pooled) == pytest.approx(np.ravel(plain.t_test(contrast).sd))
@@ -190,8 +205,7 @@ def test_weapons_whose_abilities_cannot_be_told_from_them_have_no_adjusted_effec
     tokens = np.zeros((180, 2))
     tokens[:60, 0] = 1.0
     tokens[:, 1] = rng.random(180) < 0.5
-    design = DummyDesign.of(weapon, 4, sparse.csr_matrix(tokens))
-    fit = adjusted_group_effects(rng.random(180), design, np.arange(180))
+    fit = adjusted_effects(rng.random(180), weapon, 4, tokens, np.arange(180))
     assert np.isnan(fit.coefficient[[0, 3]]).all()
     assert np.isnan(fit.guarded(NONE).std_error[3])
 
@@ -200,7 +214,7 @@ def test_adjusted_effects_weighted_by_examples_sum_to_zero():
     value, _, cluster = spanning(5)
     rng = np.random.default_rng(5)
     weapon, tokens = cluster % 5, (rng.random((len(value), 3)) < 0.4).astype(float)
-    fit = adjusted_group_effects(value, DummyDesign.of(weapon, 5, sparse.csr_matrix(tokens)), cluster)
+    fit = adjusted_effects(value, weapon, 5, tokens, cluster)
     assert float(fit.coefficient @ np.bincount(weapon)) == pytest.approx(0.0, abs=1e-8)
 
 

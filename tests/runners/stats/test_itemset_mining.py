@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from mechinterp_runner.runners.stats import itemsets
 from mechinterp_runner.runners.stats.itemsets import (
     GroupedItems,
+    ItemRows,
     Itemsets,
     PackedItems,
     TooManyItemsets,
@@ -150,7 +151,7 @@ def test_totals_are_sums_over_the_examples_weighted_by_their_group():
     held, rng = some_transactions(8, n=500), np.random.default_rng(8)
     group, rate = rng.integers(0, 9, 500), rng.random(10)
     sets = np.array([[0, 0], [2, 5], [1, 7]])
-    n, weighted = GroupedItems.of(held, group, 10).totals(sets, rate)
+    n, weighted = GroupedItems.of(ItemRows.stacked([held]), group, 10).totals(sets, rate)
     for i, each in enumerate(sets):
         holders = held[:, each].all(axis=1)
         assert n[i] == holders.sum()
@@ -188,3 +189,16 @@ def test_excess_is_the_root_of_the_likelihood_ratio_of_a_binomial():
         g = stats.power_divergence([count, n - count], [expected, n - expected], lambda_="log-likelihood").statistic
         assert excess(np.array([count]), np.array([expected]), n)[0] == pytest.approx(np.sqrt(g))
     assert excess(np.array([3, 5, 10]), np.array([4.0, 5.0, 10.0]), 10) == pytest.approx([0.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("k", [1, 26, 64, 65, 138])
+@pytest.mark.parametrize("m", [1, 63, 64, 200])
+def test_transactions_drawn_from_bits_are_those_of_the_table(k, m):
+    rng = np.random.default_rng(k + m)
+    held = rng.random((90, k)) < 0.4
+    rows = ItemRows.stacked([held[:17], held[17:]])
+    drawn = rng.integers(0, 90, (3, m))
+    assert np.array_equal(rows.held(drawn[0]), held[drawn[0]])
+    packed, plain = rows.packed(drawn), PackedItems.of(held[drawn])
+    assert packed.n == plain.n
+    assert np.array_equal(packed.words, plain.words)

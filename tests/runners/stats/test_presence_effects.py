@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import statsmodels.api as sm
-from mechinterp_runner.runners.stats.presence import PresenceDesign, presence_means
+from mechinterp_runner.runners.stats.presence import PresenceDesign
 from scipy import sparse
 
 
@@ -73,8 +73,74 @@ def test_columns_without_effect_on_a_sparse_feature_are_seldom_called():
 
 
 def test_means_with_and_without_are_plain_averages():
-    value, columns, _, _ = a_table(6)
-    with_it, without = presence_means(value, sparse.csr_matrix(columns))
+    value, columns, group, cluster = a_table(6)
+    design = PresenceDesign.of(sparse.csr_matrix(columns), group, cluster)
+    with_it, without = design.outcome(value).means(np.stack([design.n_present, len(value) - design.n_present]))
     for j in range(4):
         assert with_it[j] == pytest.approx(value[columns[:, j] > 0].mean())
         assert without[j] == pytest.approx(value[columns[:, j] == 0].mean())
+
+
+def within_by_hand(value, column, group, cluster):
+    """Coefficient and clustered error of one column after the means of the groups are taken out, plainly."""
+    x, y = (each - (np.bincount(group, each) / np.bincount(group))[group] for each in (column, value))
+    beta = (x @ y) / (x @ x)
+    scores = np.bincount(cluster, x * (y - beta * x))
+    n, clusters, parameters = len(value), len(np.unique(cluster)), len(np.unique(group)) + 1
+    correction = clusters / (clusters - 1) * (n - 1) / (n - parameters)
+    return beta, np.sqrt(correction * np.square(scores).sum()) / (x @ x)
+
+
+@pytest.mark.parametrize("block", [1, 700, 1 << 18])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_blocks_of_clusters_and_the_order_of_examples_change_nothing(monkeypatch, block, shuffled):
+    monkeypatch.setattr("mechinterp_runner.runners.stats.presence._BLOCK", block)
+    value, columns, group, cluster = a_table(9)
+    order = np.random.default_rng(1).permutation(len(value)) if shuffled else np.arange(len(value))
+    value, columns, group, cluster = value[order], columns[order], group[order] + 40, cluster[order] * 3 - 5
+    effects = PresenceDesign.of(columns > 0, group, cluster).effects(value)
+    for j in range(4):
+        by_hand = within_by_hand(value, columns[:, j], group - 40, (cluster + 5) // 3)
+        assert (effects.coefficient[j], effects.std_error[j]) == pytest.approx(by_hand)
+
+
+def test_an_outcome_that_is_never_0_and_far_from_it_has_the_same_effects():
+    value, columns, group, cluster = a_table(4)
+    design = PresenceDesign.of(sparse.csr_matrix(columns), group, cluster)
+    plain, shifted = design.effects(value), design.effects(value + 100.0)
+    assert shifted.coefficient == pytest.approx(plain.coefficient)
+    assert shifted.std_error == pytest.approx(plain.std_error)
+
+
+@pytest.mark.parametrize("k", [6, 80])
+def test_chosen_columns_have_the_effects_they_have_among_all(k):
+    value, _, group, cluster = a_table(7)
+    columns = (np.random.default_rng(0).random((len(value), k)) < 0.4).astype(float)
+    design = PresenceDesign.of(sparse.csr_matrix(columns), group, cluster)
+    keep = np.array([4, 0, 5])
+    seen = design.outcome(value)
+    own = sparse.csr_matrix(columns[:, keep])
+    chosen = design.take(keep, own).effects(seen.take(keep, own))
+    alone = PresenceDesign.of(sparse.csr_matrix(columns[:, keep]), group, cluster).effects(value)
+    for name in ("coefficient", "std_error", "n_present", "n_clusters"):
+        assert getattr(chosen, name) == pytest.approx(getattr(design.effects(value), name)[keep])
+        assert getattr(chosen, name) == pytest.approx(getattr(alone, name))
+
+
+def test_an_outcome_is_read_where_it_is_not_0():
+    value, columns, group, cluster = a_table(8)
+    seen = PresenceDesign.of(sparse.csr_matrix(columns), group, cluster).outcome(value)
+    assert sorted(seen.rows.tolist()) == np.flatnonzero(value).tolist()
+    assert (np.diff(cluster[seen.rows]) >= 0).all()
+    assert seen.total == pytest.approx(columns.T @ value)
+    assert seen.squares == pytest.approx(columns.T @ value**2)
+    assert seen.n_active.tolist() == (columns.T @ (value > 0)).tolist()
+
+
+def test_whether_an_outcome_is_above_a_threshold_is_an_outcome_too():
+    value, columns, group, cluster = a_table(3)
+    design = PresenceDesign.of(sparse.csr_matrix(columns), group, cluster)
+    got, wanted = design.above(design.outcome(value), 0.4), design.outcome((value > 0.4).astype(float))
+    assert got.rows.tolist() == wanted.rows.tolist()
+    assert got.total.tolist() == wanted.total.tolist()
+    assert design.effects(got).std_error == pytest.approx(design.effects(wanted).std_error)

@@ -9,10 +9,13 @@ import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from mechinterp_runner.runners.stats.adjusted import AdjustedEffects
+from mechinterp_runner.runners.stats.cells import Grouping
 from mechinterp_runner.runners.stats.curve import describe_curve, trend, winner_confirmed
+from mechinterp_runner.runners.stats.fixed_effects import FixedEffects
 from mechinterp_runner.runners.stats.groups import deltas_from_global, group_means
 from mechinterp_runner.runners.stats.paired import bootstrap_weights, paired_effects, verdicts
-from mechinterp_runner.runners.stats.regression import DummyDesign, adjusted_group_effects, within_groups
+from mechinterp_runner.runners.stats.regression import ClusteredFit
 from mechinterp_runner.runners.stats.tails import (
     benjamini_hochberg,
     clopper_pearson,
@@ -23,6 +26,14 @@ from mechinterp_runner.runners.stats.tails import (
     t_two_sided,
 )
 from scipy import sparse
+
+
+def within_groups(value: np.ndarray, dummies: np.ndarray, group: np.ndarray, cluster: np.ndarray) -> ClusteredFit:
+    """Effects of exclusive dummies [n, k] with the group held fixed."""
+    k = dummies.shape[1] + 1
+    label = group * k + (dummies @ np.arange(1, k)).astype(int)
+    grouping = Grouping.of(label, (int(group.max()) + 1) * k, cluster)
+    return FixedEffects.of(grouping.cells, k).fit(grouping.sums(value))
 
 
 def clustered_data(seed: int, n_clusters: int = 60) -> dict[str, np.ndarray]:
@@ -143,8 +154,10 @@ def test_within_weapon_effects_equal_ols_with_dummies_and_clustered_errors(seed)
 def test_adjusted_weapon_effects_equal_ols_with_weapon_and_token_dummies(seed):
     data = clustered_data(seed)
     n_weapons = 5
-    design = DummyDesign.of(data["weapon"], n_weapons, sparse.csr_matrix(data["tokens"].astype(float)))
-    fit = adjusted_group_effects(data["value"], design, data["cluster"])
+    tokens = sparse.csr_matrix(data["tokens"].astype(float))
+    fit = AdjustedEffects.of(Grouping.of(data["weapon"], n_weapons, data["cluster"]), tokens.__getitem__).fit(
+        data["value"]
+    )
     columns = np.hstack([(data["weapon"][:, None] == np.arange(n_weapons)).astype(float), data["tokens"]])
     model = sm.OLS(data["value"], columns).fit(cov_type="cluster", cov_kwds={"groups": data["cluster"]}, use_t=True)
     counts = np.bincount(data["weapon"], minlength=n_weapons)
