@@ -24,30 +24,41 @@ if TYPE_CHECKING:
     from .schemas.result import ExperimentResult
     from .schemas.spec import DatasetSlice, ExperimentSpec
     from .server.api import get_runner_for_type, run, to_frame
+    from .server.batch.batch import run_batch
+    from .server.batch.cluster import ClusterOptions
+    from .server.census.api import census, find_features
 
 __version__: str
 __all__ = [
+    "ClusterOptions",
     "DatasetSlice",
     "ExperimentResult",
     "ExperimentSpec",
     "ExperimentType",
     "__version__",
     "catalogue",
+    "census",
+    "find_features",
     "get_runner_for_type",
     "load_context",
     "run",
+    "run_batch",
     "to_frame",
 ]
 
 _HOMES = {
+    "ClusterOptions": "server.batch.cluster",
     "DatasetSlice": "schemas.spec",
     "ExperimentResult": "schemas.result",
     "ExperimentSpec": "schemas.spec",
     "ExperimentType": "schemas.experiment_type",
     "catalogue": "schemas.catalogue",
+    "census": "server.census.api",
+    "find_features": "server.census.api",
     "get_runner_for_type": "server.api",
     "load_context": "context.contexts",
     "run": "server.api",
+    "run_batch": "server.batch.batch",
     "to_frame": "server.api",
 }
 

@@ -65,7 +65,7 @@ def write_examples(folder: Path, n: int, hidden: int) -> None:
     )
 
 
-def _draw(chance: NDArray[np.floating], n: int, rng: np.random.Generator) -> NDArray[np.int16]:
+def _draw(chance: NDArray[np.integer], n: int, rng: np.random.Generator) -> NDArray[np.int16]:
     """Tokens [n, 10] without replacement, by the exponential race: the ten that arrive first."""
     possible = np.flatnonzero(chance)
     arrival = rng.standard_exponential((n, len(possible)), dtype=np.float32) / chance[possible].astype(np.float32)

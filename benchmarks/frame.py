@@ -8,8 +8,9 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,7 @@ from ..context.device import cpu_count
 
 Call = Callable[[], Awaitable[float]]
 """Does what is measured and says how many seconds it took."""
+Unit = Literal["s", "B"]
 _LIBRARIES = ("torch", "numpy", "mcp")
 
 
@@ -29,17 +31,18 @@ class Bar:
     """What a measurement must stay under.
 
     Attributes:
-        of: what is held against it: the seconds themselves, the seconds above the reference, or the ratio to it.
-        most: the most that is allowed; seconds, or a ratio.
+        of: what is held against it: the seconds or bytes themselves, what they are above the reference, or the ratio.
+        most: the most that is allowed; seconds, bytes, or a ratio.
     """
 
-    of: Literal["seconds", "difference", "ratio"]
+    of: Literal["seconds", "bytes", "difference", "ratio"]
     most: float
 
     def __str__(self) -> str:
         if self.of == "ratio":
-            return f"at most {self.most:g} x"
-        return f"at most {_shown(self.most)}{' more' if self.of == 'difference' else ''}"
+            return f"at most {self.most:.3g} x"
+        shown = _shown(self.most, "B" if self.of == "bytes" else "s")
+        return f"at most {shown}{' more' if self.of == 'difference' else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,34 +51,49 @@ class Row:
 
     Attributes:
         what: what was measured.
-        seconds: how long it took: a median.
+        amount: how long it took, or how much memory: a median.
         reference: what it is compared to.
-        reference_seconds: how long that took, just before or after.
+        reference_amount: how long or how much that was, just before or after.
         repeats: how often each was measured.
         bar: what it must stay under, if anything.
+        unit: seconds or bytes.
     """
 
     what: str
-    seconds: float
+    amount: float
     reference: str
-    reference_seconds: float
+    reference_amount: float
     repeats: int
     bar: Bar | None = None
+    unit: Unit = "s"
 
     @property
     def ratio(self) -> float:
-        """How many times the reference it took."""
-        return self.seconds / self.reference_seconds
+        """How many times the reference it is."""
+        return self.amount / self.reference_amount
 
     @property
     def difference(self) -> float:
-        """Seconds above the reference."""
-        return self.seconds - self.reference_seconds
+        """How much above the reference it is."""
+        return self.amount - self.reference_amount
 
     @property
     def is_met(self) -> bool:
         """Whether it stays under its bar."""
-        return self.bar is None or getattr(self, self.bar.of) <= self.bar.most
+        if self.bar is None:
+            return True
+        held = {"ratio": self.ratio, "difference": self.difference}.get(self.bar.of, self.amount)
+        return held <= self.bar.most
+
+    def cells(self) -> tuple[str, ...]:
+        """What the table shows of it, a text for each of `COLUMNS`."""
+        met = "" if self.bar is None else "met" if self.is_met else "MISSED"
+        own, other, more = (_shown(it, self.unit) for it in (self.amount, self.reference_amount, self.difference))
+        judged = str(self.bar or ""), met, str(self.repeats)
+        return (self.what, own, self.reference, other, f"{self.ratio:.3g}", more, *judged)
+
+
+COLUMNS = ("what", "median", "reference", "its median", "ratio", "more", "bar", "", "repeats")
 
 
 def timed(work: Callable[[], Awaitable[object]]) -> Call:
@@ -111,14 +129,27 @@ async def take_turns(calls: Mapping[str, Call], repeats: int, pause: float = 0.0
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def print_rows(rows: list[Row], console: Console) -> None:
+def in_turn(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Time plain calls as `take_turns` does; the medians, in seconds."""
+
+    async def wait_for(work: Callable[[], object]) -> object:
+        return work()
+
+    return asyncio.run(take_turns({name: timed(partial(wait_for, work)) for name, work in calls.items()}, repeats))
+
+
+def print_rows(rows: Sequence[Row], console: Console) -> None:
     """Print measurements as a table."""
-    table = Table("what", "median", "reference", "its median", "ratio", "more", "bar", "", "repeats")
+    table = Table(*COLUMNS)
     for row in rows:
-        met = "" if row.bar is None else "met" if row.is_met else "MISSED"
-        shown = (_shown(row.seconds), row.reference, _shown(row.reference_seconds), f"{row.ratio:.2f}")
-        table.add_row(row.what, *shown, _shown(row.difference), str(row.bar or ""), met, str(row.repeats))
+        table.add_row(*row.cells())
     console.print(table)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Measurements as a table in Markdown."""
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *(row.cells() for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def machine() -> str:
@@ -141,5 +172,9 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _shown(seconds: float) -> str:
-    return f"{seconds:.2f} s" if abs(seconds) >= 1 else f"{seconds * 1e3:.1f} ms"
+def _shown(amount: float, unit: Unit) -> str:
+    if unit == "B":
+        return f"{amount / 1e6:.0f} MB"
+    if abs(amount) >= 1:
+        return f"{amount:.2f} s"
+    return f"{amount * 1e3:.1f} ms" if abs(amount) >= 1e-3 else f"{amount * 1e6:.0f} µs"

@@ -11,6 +11,7 @@ a store of the same size, timed in turn with it. Both processes run the same cod
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from ..schemas.spec import parse_spec
 from ..server.answers import Sent, answer
 from ..server.app import App
 from ..server.http.settings import MCP_PATH
-from ..server.mcp_server import make_server
+from ..server.mcp_server import Server, make_server
 from .frame import Bar, Call, Row, take_turns, timed
 from .process import address_of, running, serve_command
 
@@ -35,6 +36,7 @@ REPEATS, QUICK_REPEATS = 60, 2
 # After a computation, threads of OpenBLAS keep a core busy for 2^26 cycles, which the other process would miss.
 _PAUSE = 0.05
 _IN_PROCESS = "the call from Python"
+Target = Server | str
 
 
 @dataclass(frozen=True)
@@ -92,20 +94,29 @@ async def _measure(repeats: int) -> list[Row]:
         app = App.at(Home.find(here))
         served = stack.enter_context(running(serve_command(there, "--transport", "http", "--port", "0")))
         targets = {"in memory": make_server(app, warm=True), "over HTTP": address_of(served) + MCP_PATH}
+        return [row for question in QUESTIONS for row in await _ask(question, app, targets, repeats)]
+
+
+async def _ask(question: Question, app: App, targets: Mapping[str, Target], repeats: int) -> list[Row]:
+    """Time one question in every way, once everything is warm.
+
+    The server closes a connection on which nothing was said for five seconds, and opening a bundle takes about as long:
+    connections that are measured are opened when everything has answered once.
+    """
+    await question.from_python(app)()
+    for target in targets.values():
+        async with Client(target) as first:
+            await question.from_client(first)()
+    async with AsyncExitStack() as stack:
         clients = {
             (way, era): await stack.enter_async_context(Client(target, mode=mode))
             for way, target in targets.items()
             for era, mode in ERAS.items()
         }
-        return [row for question in QUESTIONS for row in await _ask(question, app, clients, repeats)]
-
-
-async def _ask(question: Question, app: App, clients: dict[tuple[str, str], Client], repeats: int) -> list[Row]:
-    """Time one question in every way, once everything is warm."""
-    calls = {_IN_PROCESS: question.from_python(app)}
-    calls |= {f"{way}, {era}": question.from_client(client) for (way, era), client in clients.items()}
-    await take_turns(calls, 2)
-    medians = await take_turns(calls, repeats, pause=_PAUSE if question.fresh else 0.0)
+        calls = {_IN_PROCESS: question.from_python(app)}
+        calls |= {f"{way}, {era}": question.from_client(client) for (way, era), client in clients.items()}
+        await take_turns(calls, 2)
+        medians = await take_turns(calls, repeats, pause=_PAUSE if question.fresh else 0.0)
     return [
         Row(
             f"tool call {way}, {era}: {question.name}",

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from .errors import RequestError, UnknownNameError
-from .experiment_type import ExperimentType, runner_names
+from .experiment_type import ExperimentType, runner_file, runner_names
 from .job import Job
 from .result import Findings, Method, Row
 from .spec import ExperimentSpec, Variables
@@ -149,6 +149,18 @@ def find(name: str) -> Experiment:
             f"{', '.join(runner_names())}. Nothing was run."
         )
     raise UnknownNameError("experiment type", name, runner_names())
+
+
+def file_of_command(word: str) -> str | None:
+    """The runner whose file writes that subcommand out, found without importing any; None where none does."""
+    wanted = f'cli="{word}"'
+    return next((name for name in runner_names() if wanted in runner_file(name).read_text(encoding="utf-8")), None)
+
+
+def of_command(word: str) -> Experiment | None:
+    """The experiment with that subcommand, importing no other; None where there is none."""
+    name = file_of_command(word)
+    return _load(name) if name is not None and _load(name).cli == word else None
 
 
 def catalogue() -> Mapping[str, Experiment]:

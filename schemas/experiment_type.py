@@ -27,10 +27,17 @@ DESIGNED = (
 """The types of the methods reference; one of them without a file in ``runners/`` cannot be run by this version."""
 
 
+_RUNNERS = Path(__file__).resolve().parent.parent / "runners"
+
+
 def runner_names() -> tuple[str, ...]:
     """Names of the experiments this version can run: the file names in ``runners/``, read without importing them."""
-    folder = Path(__file__).resolve().parent.parent / "runners"
-    return tuple(sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")))
+    return tuple(sorted(path.stem for path in _RUNNERS.glob("*.py") if not path.stem.startswith("_")))
+
+
+def runner_file(name: str) -> Path:
+    """The file of an experiment."""
+    return _RUNNERS / f"{name}.py"
 
 
 _NAMES = (*DESIGNED, *(name for name in runner_names() if name not in DESIGNED))

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,8 @@ PROJECT = "mechinterp-runner"
 FIGURES_WARNING = "figures are not available yet: outputs.figures was ignored"
 _WORDS = ("description", "parent_hypothesis", "rationale", "parent_spec_id")
 _log = logging.getLogger(__name__)
+version = cache(metadata.version)
+"""The installed version of a distribution; it does not change while the process runs."""
 
 
 @dataclass(frozen=True, slots=True)

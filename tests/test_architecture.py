@@ -68,7 +68,14 @@ def test_imports_go_down_only(layer):
 
 
 @pytest.mark.parametrize(
-    ("library", "layers"), [("mcp", {"server"}), ("torch", {"context"}), ("pandas", {"context", "runners", "server"})]
+    ("library", "layers"),
+    [
+        ("mcp", {"server"}),
+        ("torch", {"context"}),
+        ("pandas", {"context", "runners", "server"}),
+        ("zarr", {"context"}),
+        ("ray", {"server"}),
+    ],
 )
 def test_a_heavy_library_is_imported_by_its_layers_only(library, layers):
     users = {path.relative_to(ROOT).parts[0] for path in SOURCES if any(name[0] == library for name in imported(path))}

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import mechinterp_runner
 import pytest
+from mechinterp_runner.benchmarks import frame
 from mechinterp_runner.benchmarks.__main__ import BENCHMARKS, main
-from mechinterp_runner.benchmarks.frame import Bar, Row, machine, print_rows, take_turns, timed
+from mechinterp_runner.benchmarks.frame import Bar, Row, in_turn, machine, markdown, print_rows, take_turns, timed
 from rich.console import Console
 
 ROOT = Path(mechinterp_runner.__file__).resolve().parent
@@ -41,8 +42,26 @@ def test_the_table_says_what_was_measured_beside_its_reference_and_whether_the_b
     console = Console(width=200, record=True, file=io.StringIO())
     print_rows([row(0.006, 0.002, Bar("difference", 0.005)), row(2.5, 0.5, Bar("seconds", 1.0))], console)
     shown = re.sub(r"[ │┃]+", " ", console.export_text())
-    assert "a call 6.0 ms another 2.0 ms 3.00 4.0 ms at most 5.0 ms more met 3" in shown
-    assert "a call 2.50 s another 500.0 ms 5.00 2.00 s at most 1.00 s MISSED 3" in shown
+    assert "a call 6.0 ms another 2.0 ms 3 4.0 ms at most 5.0 ms more met 3" in shown
+    assert "a call 2.50 s another 500.0 ms 5 2.00 s at most 1.00 s MISSED 3" in shown
+
+
+def test_memory_is_held_against_its_bytes_and_shown_in_megabytes():
+    held = Row("a server", 250e6, "before", 100e6, 1, Bar("bytes", 200e6), unit="B")
+    assert not held.is_met
+    assert held.cells() == ("a server", "250 MB", "before", "100 MB", "2.5", "150 MB", "at most 200 MB", "MISSED", "1")
+
+
+def test_the_table_is_written_as_markdown():
+    head, rule, line = markdown([row(0.006, 0.002, Bar("ratio", 5.0))]).splitlines()
+    assert head.startswith("| what | median | reference |")
+    assert set(rule) == set("| -")
+    assert line == "| a call | 6.0 ms | another | 2.0 ms | 3 | 4.0 ms | at most 5 x | met | 3 |"
+
+
+def test_plain_calls_take_turns_too():
+    medians = in_turn({"nothing": lambda: None, "something": lambda: sum(range(200_000))}, 3)
+    assert 0 < medians["nothing"] < medians["something"]
 
 
 def test_calls_take_turns_and_their_medians_are_taken():
@@ -70,14 +89,46 @@ def test_the_machine_is_named_with_its_cores_its_libraries_and_its_load():
     assert re.search(r"\d+ cores; Python 3\.\d+\.\d+, torch \S+, numpy \S+, mcp 2\.\S+; load", machine())
 
 
-def test_every_benchmark_measures_both_sides_of_everything_it_promises():
-    rows = [row for measure in BENCHMARKS.values() for row in measure(quick=True)]
-    ways = [f"{way}, {year} protocol" for way in ("in memory", "over HTTP") for year in (2025, 2026)]
-    asked = ("stored answer", "fresh observational run")
-    wanted = [f"tool call {way}: {question}" for question in asked for way in ways]
-    assert [row.what for row in rows] == [*wanted, *(f"start to initialize over {way}" for way in ("stdio", "HTTP"))]
-    assert all(0 < row.reference_seconds < 60 and 0 < row.seconds < 60 for row in rows)
+WAYS = [f"{way}, {year} protocol" for way in ("in memory", "over HTTP") for year in (2025, 2026)]
+PROMISED = {
+    "overhead": [f"tool call {w}: {asked}" for asked in ("stored answer", "fresh observational run") for w in WAYS],
+    "start": [
+        "start to initialize over stdio",
+        "start to initialize over HTTP",
+        "start to the first interventional run, demo bundle",
+        "command line, cold: weapon-sweep on 2,000 examples",
+    ],
+    "network": [
+        "evaluate(): 4 x 12 sets on cpu (48 distinct)",
+        "evaluate() of a second feature: 4 x 12 sets on cpu (48 distinct)",
+        "16 features of 24 sets on cpu in one call",
+    ],
+    "mapped": [
+        "activations() from pooled vectors, 2,000 x 512",
+        "anonymous memory of an idle server, 2,000 examples mapped",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_a_benchmark_measures_both_sides_of_everything_it_promises(name, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    rows = BENCHMARKS[name](quick=True)
+    assert [row.what for row in rows if "cuda" not in row.what] == PROMISED[name]
+    assert all(row.reference_amount > 0 and row.amount > 0 for row in rows)
+    assert all(row.amount < 120 for row in rows if row.unit == "s")
     assert all(row.bar is not None for row in rows)
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_the_table_is_written_to_a_file_with_the_machine_and_misses_are_the_exit_status(monkeypatch, tmp_path, capsys):
+    missed = [row(2.0, 1.0, Bar("seconds", 1.5)), row(1.0, 1.0)]
+    monkeypatch.setitem(BENCHMARKS, "network", lambda *, quick: missed)
+    assert main(["network", "--output", str(tmp_path / "table.md")]) == 1
+    written = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert frame.machine().split(";")[0] in written
+    assert markdown(missed) in written
+    assert "missed: a call" in capsys.readouterr().out
 
 
 def test_a_name_that_is_no_benchmark_is_refused_with_those_there_are(capsys):

@@ -11,11 +11,11 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-from ...schemas.catalogue import catalogue
+from ...schemas.catalogue import catalogue, file_of_command, of_command
 from ...schemas.errors import MechinterpError
 from ..executor import PROJECT
 from ..queries import ListArguments
-from . import build_command, commands, serving
+from . import commands
 from .flags import PROGRAM, Parser, add_common, add_compute, add_experiment, add_fields, check_flags
 
 Command = Callable[[argparse.Namespace], int]
@@ -23,15 +23,19 @@ _WITHOUT_EXPERIMENTS = (["serve"], ["connect"])
 """Commands that answer before the experiments are imported."""
 _EPILOG = (
     "An experiment also runs from a JSON file: --spec-path SPEC.json. Every run is stored in the home folder "
-    "($MECHINTERP_HOME, or the user data folder). Exit status: 0 done, 1 the experiment failed, 2 a bad request."
+    "($MECHINTERP_HOME, or the user data folder). Exit status: 0 done, 1 the experiment, or a part of a batch, failed, "
+    "2 a bad request."
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if words and file_of_command(words[0]):
+        # The products of one experiment are small: threads would wait for one another longer than they save.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    top, parsers = build_parser(experiments=words[:1] not in _WITHOUT_EXPERIMENTS)
+    top, parsers = build_parser(words, experiments=words[:1] not in _WITHOUT_EXPERIMENTS)
     check_flags(words, parsers, top)
     given = top.parse_args(words)
     command = _choose(given, top)
@@ -60,10 +64,11 @@ def _choose(given: argparse.Namespace, top: Parser) -> Command:
     return given.run
 
 
-def build_parser(*, experiments: bool = True) -> tuple[Parser, dict[str, Parser]]:
+def build_parser(words: Sequence[str] = (), *, experiments: bool = True) -> tuple[Parser, dict[str, Parser]]:
     """The parser, and the parsers of its subcommands by name.
 
     Args:
+        words: the command line. One that begins with an experiment gets that subcommand alone, and imports no other.
         experiments: with the subcommands of the experiments, for whose flags all of them are imported.
     """
     top = Parser(prog=PROGRAM, description="Experiments on sparse-autoencoder features.", epilog=_EPILOG)
@@ -81,15 +86,28 @@ def build_parser(*, experiments: bool = True) -> tuple[Parser, dict[str, Parser]
         parsers[name] = parser
         return parser
 
-    for experiment in catalogue().values() if experiments else ():
+    named = of_command(words[0]) if words and experiments else None
+    for experiment in ([named] if named else catalogue().values()) if experiments else ():
         parser = add(experiment.cli, experiment.summary, partial(commands.run_flags, experiment))
         add_experiment(parser, experiment)
-    _add_others(add)
+    if named is None:
+        _add_others(add, words, experiments=experiments)
     return top, parsers
 
 
-def _add_others(add: Callable[[str, str, Command], Any]) -> None:
+def _add_others(add: Callable[[str, str, Command], Any], words: Sequence[str], *, experiments: bool) -> None:
     """The commands that are no experiments."""
+    from . import (  # noqa: PLC0415 - not for a line that names an experiment
+        batch_command,
+        build_command,
+        census_command,
+        import_command,
+        serving,
+    )
+
+    if experiments:
+        batch = add("batch", "run many specs, skipping those that are answered", batch_command.batch)
+        batch_command.add_flags(batch, words if "batch" in words else ())
     results = add("results", "search the stored results, newest first", commands.list_results)
     add_fields(results, ListArguments)
     add_common(results, runs=False)
@@ -110,3 +128,6 @@ def _add_others(add: Callable[[str, str, Command], Any]) -> None:
     add_common(bundle, runs=False)
     build = add("build", "train a bundle, from a table of builds or the demo one", build_command.build)
     build_command.add_flags(build)
+    census_command.add_commands(add)
+    imports = add("import", "turn files of the SplatNLP project into a bundle", import_command.run_import)
+    import_command.add_flags(imports)

@@ -40,7 +40,10 @@ def compute_of(given: argparse.Namespace) -> Compute:
     """Device, precision and threads, as the flags name them."""
     from ...context.device import Compute  # noqa: PLC0415 - not for --help
 
-    return Compute(device=given.device or "auto", dtype=given.dtype or "float32", threads=given.threads)
+    kept = Path(given.pooled_cache).expanduser() if getattr(given, "pooled_cache", None) else None
+    return Compute(
+        device=given.device or "auto", dtype=given.dtype or "float32", threads=given.threads, pooled_cache=kept
+    )
 
 
 def home_of(given: argparse.Namespace) -> Home:

@@ -149,6 +149,8 @@ def add_compute(add: Callable[..., Any], *, default: object = argparse.SUPPRESS)
     add("--device", metavar="NAME", default=default, help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     add("--dtype", metavar="NAME", default=default, help="float32, float64 or bfloat16 (default: float32)")
     add("--threads", type=int, metavar="N", default=default, help="threads torch may use (default: as torch chooses)")
+    kept = "keep pooled vectors there from one process to the next (default: $MECHINTERP_POOLED_CACHE)"
+    add("--pooled-cache", metavar="DIR", default=default, help=kept)
 
 
 def add_experiment(parser: Parser, experiment: Experiment) -> None:

@@ -18,7 +18,7 @@ with contextlib.redirect_stdout(io.StringIO()):
         status = main(json.loads(sys.argv[1]))
     except SystemExit as error:
         status = error.code or 0
-heavy = ("torch", "mcp", "pandas", "scipy.stats", "scipy", "numpy")
+heavy = ("torch", "mcp", "pandas", "scipy.stats", "scipy", "numpy", "zarr", "ray")
 print(json.dumps([status, [name for name in heavy if name in sys.modules]]))
 """
 
@@ -36,7 +36,7 @@ def probe(*words, home):
 
 @pytest.mark.parametrize("words", [["--help"], ["--list-types"], ["family-sweep", "--help"], ["results"]])
 def test_looking_around_imports_no_torch_mcp_or_pandas(tmp_path, words):
-    assert not {"torch", "mcp", "pandas", "scipy.stats"} & probe(*words, home=tmp_path)
+    assert not {"torch", "mcp", "pandas", "scipy.stats", "zarr", "ray"} & probe(*words, home=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_looking_around_imports_no_torch_mcp_or_pandas(tmp_path, words):
     ],
 )
 def test_an_observational_run_imports_no_torch_mcp_or_pandas(home, data_bundle, words):
-    assert not {"torch", "mcp", "pandas"} & probe(*words, home=home.root)
+    assert not {"torch", "mcp", "pandas", "zarr", "ray"} & probe(*words, home=home.root)
 
 
 def test_importing_the_package_imports_nothing_and_its_names_are_there():

@@ -15,7 +15,6 @@ from mcp.client import Client
 from mcp.server.streamable_http import EventStore
 from mechinterp_runner.schemas.errors import RequestError
 from mechinterp_runner.server.http.app import build
-from mechinterp_runner.server.http.exchanges import Exchanges
 from mechinterp_runner.server.http.serve import listen, url_of
 from mechinterp_runner.server.http.settings import HttpSettings
 
@@ -176,49 +175,6 @@ def test_a_session_that_its_client_ends_stops_the_run_it_waits_for(live, toy):
     assert run.ended.result(timeout=10).status == "cancelled"
 
 
-def test_clients_that_leave_in_the_middle_of_what_they_say_are_no_fault(live, caplog):
-    async def visit(client_leaves_after):
-        async with Client(live.url, mode="legacy") as client:
-            with anyio.move_on_after(client_leaves_after):
-                await client.list_tools()
-
-    async def main():
-        for _ in range(10):
-            async with anyio.create_task_group() as visits:
-                for leaves_after in [0.0, 0.02] * 4:
-                    visits.start_soon(visit, leaves_after)
-
-    anyio.run(main)
-    assert live.ask().status == 200
-    said = [record for record in caplog.records if not record.name.startswith("mcp.client")]
-    assert [record.getMessage() for record in said if record.levelno >= logging.ERROR] == []
-
-
-def test_an_acknowledgement_waits_for_what_it_acknowledges_and_gives_way_to_an_error():
-    said = []
-
-    async def main(then):
-        async def app(_scope, _receive, send):
-            await send({"type": "http.response.start", "status": 202, "headers": []})
-            await send({"type": "http.response.body", "body": b""})
-            assert said == []
-            if then:
-                await send({"type": "http.response.start", "status": then, "headers": []})
-                await send({"type": "http.response.body", "body": b"why"})
-
-        async def send(message):
-            said.append(message.get("status") or message["body"])
-
-        scope = {"type": "http", "method": "POST", "headers": []}
-        await Exchanges(app)(scope, None, send)
-
-    anyio.run(main, None)
-    assert said == [202, b""]
-    said.clear()
-    anyio.run(main, 500)
-    assert said == [500, b"why"]
-
-
 class Remembering(EventStore):
     """Keeps every message."""
 
@@ -321,7 +277,6 @@ _SERVE = """
 import sys
 from pathlib import Path
 from mechinterp_runner.context.home import Home
-from mechinterp_runner.server.http.exchanges import Exchanges
 from mechinterp_runner.server.http.serve import serve_http
 from mechinterp_runner.server.http.settings import HttpSettings
 serve_http(Home.find(Path(sys.argv[1])), HttpSettings(port=0))
@@ -368,7 +323,6 @@ from pathlib import Path
 from mechinterp_runner.context.home import Home
 from mechinterp_runner.schemas.errors import RequestError
 from mechinterp_runner.server.executor import Executor
-from mechinterp_runner.server.http.exchanges import Exchanges
 from mechinterp_runner.server.http.serve import serve_http
 from mechinterp_runner.server.http.settings import HttpSettings
 
