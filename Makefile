@@ -20,7 +20,7 @@ $(VENV)/.test: $(VENV)/.ready
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.ready
-	$(PIP) --editable '.[lint]'
+	$(PIP) --editable '.[lint,import,ray]'
 	@touch $@
 
 demo: $(VENV)/.ready  ## Start the server, sweep a planted feature through a real client, show the answer.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .cells import Cells, CellSums, Grouping, sum_by
+from .cells import Cells, CellSums, sum_by
 from .tails import t_quantile
 
 Floats = NDArray[np.floating[Any]]
@@ -58,18 +58,6 @@ class GroupMeans:
 
 def _ratio(top: Floats, bottom: Floats | Ints) -> Floats:
     return np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=np.asarray(bottom) > 0)
-
-
-def group_means(value: Floats, group: Ints, n_groups: int, cluster: Ints) -> GroupMeans:
-    """Mean of each group with its cluster-robust standard error; see `means_of`.
-
-    Args:
-        value: [n].
-        group: int [n], 0 .. n_groups - 1.
-        n_groups: number of groups.
-        cluster: int [n].
-    """
-    return means_of(Grouping.of(group, n_groups, cluster).sums(value))
 
 
 def means_of(sums: CellSums) -> GroupMeans:
@@ -165,11 +153,6 @@ class GroupDeltas:
     def guarded(self, support: Ints) -> GroupDeltas:
         """The same with no variance below the pooled one where a group's `GroupMeans.support` is below 30."""
         return replace(self, covariance=raised(self.covariance, self.pooled, support))
-
-
-def deltas_from_global(value: Floats, group: Ints, n_groups: int, cluster: Ints) -> GroupDeltas:
-    """Difference of each group's mean to the mean of all examples; see `deltas_of`."""
-    return deltas_of(Grouping.of(group, n_groups, cluster).sums(value))
 
 
 def deltas_of(sums: CellSums) -> GroupDeltas:

@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from scipy import sparse
-
 Floats = NDArray[np.floating[Any]]
 _TOLERANCE = 1e-12
 _MOST_STEPS = 1000
-
-
-def cooccurrence(columns: sparse.csr_matrix, weight: Floats) -> Floats:
-    """How much weight the examples that hold two units have: X' diag(w) X without its diagonal.
-
-    Args:
-        columns: CSR [n, k] of 0 and 1.
-        weight: [n], not negative, such as the activation.
-
-    Returns:
-        [k, k], symmetric, zero on the diagonal.
-    """
-    from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
-
-    # Examples without weight add nothing, and a sparse feature leaves few others.
-    rows = np.flatnonzero(weight)
-    held = columns[rows].tocsr()
-    weighted = sparse.csr_matrix(
-        (held.data * np.repeat(weight[rows], np.diff(held.indptr)), held.indices, held.indptr), shape=held.shape
-    )
-    graph = np.asarray((held.T @ weighted).toarray(), dtype=np.float64)
-    np.fill_diagonal(graph, 0.0)
-    return graph
 
 
 def pagerank(adjacency: Floats, damping: float = 0.85) -> Floats:

@@ -11,10 +11,18 @@ from hypothesis import strategies as st
 from mechinterp_runner.runners.stats.adjusted import AdjustedEffects
 from mechinterp_runner.runners.stats.cells import Grouping
 from mechinterp_runner.runners.stats.fixed_effects import FixedEffects
-from mechinterp_runner.runners.stats.groups import deltas_from_global, exchangeable, group_means
+from mechinterp_runner.runners.stats.groups import deltas_of, exchangeable, means_of
 from mechinterp_runner.runners.stats.regression import ClusteredFit
 from mechinterp_runner.runners.stats.tails import benjamini_hochberg, sidak_level, t_quantile, t_two_sided
 from scipy import sparse
+
+
+def group_means(value, group, n_groups, cluster):
+    return means_of(Grouping.of(group, n_groups, cluster).sums(value))
+
+
+def deltas_from_global(value, group, n_groups, cluster):
+    return deltas_of(Grouping.of(group, n_groups, cluster).sums(value))
 
 
 def within_groups(value: np.ndarray, dummies: np.ndarray, group: np.ndarray, cluster: np.ndarray) -> ClusteredFit:

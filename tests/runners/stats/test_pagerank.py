@@ -5,8 +5,7 @@ from __future__ import annotations
 import networkx as nx
 import numpy as np
 import pytest
-from mechinterp_runner.runners.stats.pagerank import cooccurrence, pagerank
-from scipy import sparse
+from mechinterp_runner.runners.stats.pagerank import pagerank
 
 
 def a_graph(seed: int, k: int = 12, share: float = 0.4) -> np.ndarray:
@@ -38,16 +37,3 @@ def test_many_graphs_at_once_equal_one_at_a_time():
     assert together.sum(axis=-1) == pytest.approx(np.ones((2, 3)))
     for index in np.ndindex(2, 3):
         assert together[index] == pytest.approx(pagerank(graphs[index]), abs=1e-10)
-
-
-def test_the_graph_weighs_every_pair_of_units_that_an_example_holds():
-    rng = np.random.default_rng(2)
-    held = (rng.random((60, 7)) < 0.3).astype(float)
-    weight = np.where(rng.random(60) < 0.5, rng.random(60), 0.0)
-    truth = np.zeros((7, 7))
-    for row, w in zip(held, weight, strict=True):
-        units = np.flatnonzero(row)
-        for a in units:
-            for b in units:
-                truth[a, b] += w * (a != b)
-    assert cooccurrence(sparse.csr_matrix(held), weight) == pytest.approx(truth)

@@ -13,7 +13,7 @@ from mechinterp_runner.runners.stats.adjusted import AdjustedEffects
 from mechinterp_runner.runners.stats.cells import Grouping
 from mechinterp_runner.runners.stats.curve import describe_curve, trend, winner_confirmed
 from mechinterp_runner.runners.stats.fixed_effects import FixedEffects
-from mechinterp_runner.runners.stats.groups import deltas_from_global, group_means
+from mechinterp_runner.runners.stats.groups import deltas_of, means_of
 from mechinterp_runner.runners.stats.paired import bootstrap_weights, paired_effects, verdicts
 from mechinterp_runner.runners.stats.regression import ClusteredFit
 from mechinterp_runner.runners.stats.tails import (
@@ -26,6 +26,14 @@ from mechinterp_runner.runners.stats.tails import (
     t_two_sided,
 )
 from scipy import sparse
+
+
+def group_means(value, group, n_groups, cluster):
+    return means_of(Grouping.of(group, n_groups, cluster).sums(value))
+
+
+def deltas_from_global(value, group, n_groups, cluster):
+    return deltas_of(Grouping.of(group, n_groups, cluster).sums(value))
 
 
 def within_groups(value: np.ndarray, dummies: np.ndarray, group: np.ndarray, cluster: np.ndarray) -> ClusteredFit:
