@@ -12,7 +12,8 @@ from ...schemas.errors import RequestError
 from ...schemas.faults import explain
 from ...schemas.job import Job
 from .arguments import FindArguments
-from .find import FeatureList, find
+from .find import find
+from .found import FeatureList
 from .store import CensusStore
 from .table import CensusTable
 from .take import DEFAULT_MEMORY, CensusOptions, small_census, take_census

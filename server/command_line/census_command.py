@@ -25,7 +25,7 @@ from .flags import Parser, add_common, add_compute, add_fields, flag, format_of,
 
 if TYPE_CHECKING:
     from ...context.context import Context
-    from ..census.find import EffectView, FeatureList, FeatureRow
+    from ..census.found import EffectView, FeatureList, FeatureRow
     from ..census.table import CensusTable
 
 _SHOWN = 20

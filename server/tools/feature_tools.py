@@ -8,9 +8,8 @@ from pydantic import BaseModel
 
 from ..answers import Sent
 from ..app import App
-from ..census.api import census_of
 from ..census.arguments import FindArguments
-from ..census.find import FeatureList, find
+from ..census.found import FeatureList
 from . import schema as tool_schema
 from .schema import Schema
 from .served import Client, ServedTool, make_tool
@@ -49,4 +48,7 @@ def _schema() -> Schema:
 
 
 def _found(app: App, given: FindArguments) -> FeatureList:
+    from ..census.api import census_of  # noqa: PLC0415 - the handshake need not wait for numpy
+    from ..census.find import find  # noqa: PLC0415
+
     return find(census_of(app.contexts.get(given.model_type), app.home), given)
