@@ -7,9 +7,12 @@ Nothing constant is computed twice, and nothing is padded:
   tabulated, so that the layer begins with a sum of two rows;
 * the projections that read the same tensor are one product.
 
-On a CPU float32 products are made by oneDNN, which uses the widest vectors of any processor and applies the activation
-function as it writes; the library behind ``torch.nn.functional.linear`` leaves AVX-512 unused on some.
+On a CPU large float32 products are made by oneDNN, which uses the widest vectors of any processor and applies the
+activation function as it writes; the library behind ``torch.nn.functional.linear`` leaves AVX-512 unused on some. Small
+ones gain nothing from it, and it keeps compiled code for every shape it meets.
 """
+
+import os
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +22,16 @@ from .model import AttentionBlock, InducedBlock, Layer, PoolingBlock, SelfBlock,
 
 Projection = tuple[Tensor, Tensor]
 """Weight [out, in] and bias [out]."""
+# oneDNN reads this when it is first asked; its own limit, 1,024 shapes, can take a gigabyte.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+_LARGE = 512
+"""Outputs of a product from which on oneDNN is the faster."""
 _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
 def _linear(source: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool = False) -> Tensor:
     """W x + b over the last axis, in a new tensor; ``gelu`` applies the exact GELU to it."""
-    if _ONEDNN is not None and source.device.type == "cpu" and source.dtype is torch.float32:
+    if _ONEDNN is not None and len(bias) >= _LARGE and source.device.type == "cpu" and source.dtype is torch.float32:
         return _ONEDNN(source, weight, bias, "gelu" if gelu else "none", [], "none")
     result = functional.linear(source, weight, bias)
     return functional.gelu(result) if gelu else result

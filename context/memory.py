@@ -1,9 +1,12 @@
-"""How much memory the arrays of an object take, so that what is remembered can be bounded by it."""
+"""How much memory arrays take, so that what is remembered can be bounded by it; and freed memory given back."""
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,22 @@ def array_bytes(*values: object) -> int:
             owner = owner.base
         held[id(owner)] = 0 if isinstance(owner, np.memmap) else owner.nbytes
     return sum(held.values())
+
+
+def give_back() -> None:
+    """Return freed memory to the system, where the allocator would keep it.
+
+    Batches of many sizes leave holes in the heap of glibc, which it does not return by itself: without this a server
+    grows for as long as it meets new sizes.
+    """
+    if (trim := _malloc_trim()) is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Any | None:  # noqa: ANN401 - a foreign function
+    """glibc's own; None with another allocator."""
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
 def _arrays(value: object, seen: set[int]) -> Iterator[NDArray[Any]]:

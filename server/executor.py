@@ -297,11 +297,19 @@ def _run(
         _log.exception("%s of feature %d failed", spec.type, spec.feature_id)
         fault, status = f"{type(error).__name__}: {error}", "failed"
     seconds = time.perf_counter() - clock
+    if job.passes_made:
+        _give_back()
     provenance = _provenance(experiment, spec, ctx, job)
     provenance.started_at = started
     return _result(spec, job, findings, fault).model_copy(
         update={"status": status, "duration_seconds": seconds, "provenance": provenance, "spec_path": spec_path},
     )
+
+
+def _give_back() -> None:
+    from ..context.memory import give_back  # noqa: PLC0415 - imports numpy
+
+    give_back()
 
 
 def _result(spec: ExperimentSpec, job: Job, findings: Findings | None, fault: str | None) -> ExperimentResult:

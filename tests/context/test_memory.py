@@ -1,11 +1,13 @@
 """Memory is counted where arrays are held, once each, and not where they are mapped."""
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pytest
-from mechinterp_runner.context.memory import array_bytes
+from mechinterp_runner.context.memory import array_bytes, give_back
 from scipy import sparse
 
 
@@ -65,3 +67,18 @@ def test_what_is_mapped_from_a_file_takes_no_memory(tmp_path):
     np.save(tmp_path / "a.npy", KB)
     mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
     assert array_bytes(mapped, np.asarray(mapped), mapped[3:]) == 0
+
+
+def anonymous_kb() -> int:
+    return int(re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads /proc, which only Linux has")
+def test_memory_that_was_freed_is_given_back_though_some_of_it_is_in_use():
+    blocks = [np.ones(2_000, np.uint8) for _ in range(50_000)]
+    kept = blocks[-1]
+    del blocks
+    before = anonymous_kb()
+    give_back()
+    assert anonymous_kb() < before - 50_000
+    assert kept.all()
