@@ -270,7 +270,7 @@ class Bundle:
             "model.safetensors": "no network: interventional methods are refused, observational ones work",
             "sae.safetensors": "no SAE: what reads encoder or decoder weights is refused or null",
             "pooled.npy": "no stored pooled vectors: the network computes them on first use, where there is one",
-            "examples/weapon.npy": "no examples: only contexts given in the spec can be asked about",
+            "examples/weapon.npy": "no examples: experiments take their contexts from them, and are refused",
             "examples/build_id.npy": "builds unknown: examples of the same weapon and token set count as one cluster",
             "activations/indptr.npy": "no stored activations: the SAE computes them from pooled vectors",
         }
