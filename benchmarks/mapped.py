@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
-import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,13 +14,12 @@ from ..schemas.errors import RequestError
 from ..server.http.settings import MCP_PATH
 from .data import N_FEATURES, write_examples
 from .frame import Bar, Row, in_turn
-from .process import address_of, running, serve_command
+from .process import address_of, anonymous_bytes, running, serve_command
 
 EXAMPLES, QUICK_EXAMPLES, HIDDEN = 1_000_000, 2_000, 512
 REPEATS, QUICK_REPEATS = 7, 1
 READ_BAR, MEMORY_BAR = Bar("ratio", 1.5), Bar("bytes", 600e6)
 _NAME = "examples"
-_ANONYMOUS = re.compile(r"RssAnon:\s+(\d+) kB")
 
 
 def measure(*, quick: bool = False) -> list[Row]:
@@ -52,10 +49,10 @@ async def _idle_memory(home: Path, n: int) -> Row:
     """Anonymous memory of a server that has described a bundle and run an observational experiment on it."""
     with running(serve_command(home, "--transport", "http", "--port", "0")) as process:
         async with Client(address_of(process) + MCP_PATH) as client:
-            before = _anonymous(process)
+            before = anonymous_bytes(process.pid)
             await _call(client, "describe_context", {"model_type": _NAME})
             await _call(client, "weapon_sweep", {"feature_id": 0, "model_type": _NAME})
-            after = _anonymous(process)
+            after = anonymous_bytes(process.pid)
     what = f"anonymous memory of an idle server, {n:,} examples mapped"
     return Row(what, after, "before its first call", before, 1, MEMORY_BAR, unit="B")
 
@@ -64,16 +61,3 @@ async def _call(client: Client, tool: str, arguments: dict[str, object]) -> None
     called = await client.call_tool(tool, arguments)
     if called.is_error:
         raise RequestError(f"the call that is measured failed: {called.content}")
-
-
-def _anonymous(process: subprocess.Popen[str]) -> int:
-    """Bytes of memory of a process that are its own and not mapped from files.
-
-    Raises:
-        RequestError: this system does not tell.
-    """
-    status = Path(f"/proc/{process.pid}/status")
-    found = _ANONYMOUS.search(status.read_text(encoding="ascii")) if status.is_file() else None
-    if found is None:
-        raise RequestError(f"{status} does not tell how much memory is anonymous: measure on Linux.")
-    return int(found[1]) * 1024

@@ -7,25 +7,26 @@ that has answered it before. A process of its own asks, so that its memory is th
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import re
-import statistics
+import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ..context.context import Context
 from ..context.contexts import load_context
 from ..schemas.catalogue import find
 from ..schemas.job import Job
 from ..schemas.spec import parse_spec
 from .data import N_FEATURES, write_examples
-from .frame import Bar, Row
-from .passes import passes
+from .frame import Bar, Row, in_turn
+from .passes import Pass, passes
+from .process import anonymous_bytes
 
 EXAMPLES, QUICK_EXAMPLES = 1_000_000, 2_000
 TIMES_LARGE = 10
@@ -80,11 +81,11 @@ QUESTIONS = (
 
 def measure(*, quick: bool = False) -> list[Row]:
     """Every observational type at 1,000,000 examples beside the bare passes; quick: at 2,000."""
-    n = QUICK_EXAMPLES if quick else EXAMPLES
-    asked = _ask(n, HIDDEN, 2 if quick else REPEATS)
+    n, repeats = (QUICK_EXAMPLES, 2) if quick else (EXAMPLES, REPEATS)
+    asked = _ask(n, HIDDEN, repeats)
     rows = list[Row]()
     for question in QUESTIONS:
-        seconds, bare, repeats = (asked["questions"][question.type][key] for key in ("seconds", "bare", "repeats"))
+        seconds, bare = (asked["questions"][question.type][key] for key in ("seconds", "bare"))
         what, reference = f"{question.type}, {n:,} examples", "bare passes: " + ", ".join(question.needs)
         rows += [Row(what, seconds, reference, bare, repeats, bar) for bar in (question.bar, _RATIO)]
     return rows
@@ -128,36 +129,25 @@ def main() -> None:
     for feature in range(N_FEATURES):
         ctx.effective_max(feature)
     bare = passes(ctx) if given.bare else {}
-    seconds = dict[str, Any]()
-    for question in QUESTIONS:
-        spec = {"type": question.type, "variables": question.variables}
-
-        def ask(feature: int, spec: dict[str, Any] = spec) -> object:
-            return find(spec["type"]).run(parse_spec(spec | {"feature_id": feature}), ctx, Job())
-
-        def pass_over(feature: int, needs: tuple[str, ...] = question.needs) -> object:
-            return [bare[name](ctx.activations(feature)) for name in needs if bare]
-
-        seconds[question.type] = _in_turn(ask, pass_over, given.repeats)
-    print(json.dumps({"questions": seconds, "bytes": anonymous_bytes()}))
+    medians = {question.type: _asked(question, ctx, bare, given.repeats) for question in QUESTIONS}
+    print(json.dumps({"questions": medians, "bytes": anonymous_bytes(os.getpid())}))
 
 
-def anonymous_bytes() -> int:
-    """Memory of this process that is its own and not mapped from files; 0 where the system does not tell."""
-    status = Path("/proc/self/status")
-    found = re.search(r"RssAnon:\s+(\d+) kB", status.read_text(encoding="ascii")) if status.is_file() else None
-    return int(found[1]) * 1024 if found else 0
+def _asked(question: Question, ctx: Context, bare: Mapping[str, Pass], repeats: int) -> dict[str, float]:
+    """Seconds of the question and of its bare passes, in turn on the same features; the first feature is not timed."""
+    spec = {"type": question.type, "variables": question.variables}
+    asked, read = (itertools.cycle(range(N_FEATURES)) for _ in range(2))
 
+    def ask() -> object:
+        return find(question.type).run(parse_spec(spec | {"feature_id": next(asked)}), ctx, Job())
 
-def _in_turn(ask: Callable[[int], object], pass_over: Callable[[int], object], repeats: int) -> dict[str, Any]:
-    """Medians of both, one after the other on the same features; the first feature is not timed."""
-    taken: dict[str, list[float]] = {"seconds": [], "bare": []}
-    for feature in range(repeats + 1):
-        for name, call in (("seconds", ask), ("bare", pass_over)):
-            began = time.perf_counter()
-            call(feature % N_FEATURES)
-            taken[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values[1:]) for name, values in taken.items()} | {"repeats": repeats}
+    def pass_over() -> object:
+        column = ctx.activations(next(read))
+        return [bare[name](column) for name in question.needs if bare]
+
+    calls = {"seconds": ask, "bare": pass_over}
+    in_turn(calls, 1)
+    return in_turn(calls, repeats)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from ..schemas.errors import RequestError
 
 PACKAGE = __name__.partition(".")[0]
 _ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
+_ANONYMOUS = re.compile(r"RssAnon:\s+(\d+) kB")
 _STOP_SECONDS = 30
 
 
@@ -49,3 +50,16 @@ def address_of(process: subprocess.Popen[str]) -> str:
         if found := _ADDRESS.search(line):
             return found[0]
     raise RequestError(f"the server ended before it served: {''.join(said) or 'it said nothing'}")
+
+
+def anonymous_bytes(pid: int) -> int:
+    """Bytes of memory of a process that are its own and not mapped from files.
+
+    Raises:
+        RequestError: this system does not tell.
+    """
+    status = Path(f"/proc/{pid}/status")
+    found = _ANONYMOUS.search(status.read_text(encoding="ascii")) if status.is_file() else None
+    if found is None:
+        raise RequestError(f"{status} does not tell how much memory is anonymous: measure on Linux.")
+    return int(found[1]) * 1024

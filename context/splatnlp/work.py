@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,21 @@ SCRATCH = "scratch"
 _STATE = "state.json"
 
 
-class GrowingArray:
+class _Open:
+    """An open file, closed at the end of a ``with`` block."""
+
+    _stream: BinaryIO
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _at: TracebackType | None
+    ) -> None:
+        self._stream.close()
+
+
+class GrowingArray(_Open):
     """A ``.npy`` file that grows along its first axis, by plain writes: a full disk is an error, not a crash.
 
     Args:
@@ -68,16 +82,8 @@ class GrowingArray:
         self._stream.flush()
         os.fsync(self._stream.fileno())
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _at: TracebackType | None
-    ) -> None:
-        self._stream.close()
-
-
-class ArrayFile:
+class ArrayFile(_Open):
     """A ``.npy`` file of one axis, read a stretch at a time by plain reads: what was read does not stay in memory.
 
     Args:
@@ -94,14 +100,6 @@ class ArrayFile:
         """Elements start .. stop - 1."""
         self._stream.seek(self._start + start * self._dtype.itemsize)
         return np.fromfile(self._stream, self._dtype, stop - start)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _at: TracebackType | None
-    ) -> None:
-        self._stream.close()
 
 
 class Work:

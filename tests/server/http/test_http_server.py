@@ -41,6 +41,15 @@ def stored(app, run_id):
     return json.loads(path.read_text())
 
 
+def test_a_client_of_2025_has_a_session_and_gets_its_answers_as_a_stream(live):
+    """With answers as plain JSON no progress could be told; without sessions nothing could be cancelled."""
+    session = live.open_session()
+    assert session["mcp-session-id"]
+    listed = live.ask("POST", "/mcp", b'{"jsonrpc": "2.0", "id": 2, "method": "tools/list"}', session)
+    assert listed.headers["content-type"].startswith("text/event-stream")
+    assert TOOL in {tool["name"] for tool in listed.message["result"]["tools"]}
+
+
 @pytest.mark.parametrize("mode", ["legacy", "auto"])
 def test_a_client_lists_calls_with_progress_and_reads_over_http(live, mode):
     told = []
