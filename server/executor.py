@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 PROJECT = "mechinterp-runner"
 FIGURES_WARNING = "figures are not available yet: outputs.figures was ignored"
-_WORDS = ("description", "parent_hypothesis", "rationale", "parent_spec_id")
+OWN_WORDS = ("description", "parent_hypothesis", "rationale", "parent_spec_id")
+"""Fields that say why a spec was asked, and change no number."""
 _log = logging.getLogger(__name__)
 version = cache(metadata.version)
 """The installed version of a distribution; it does not change while the process runs."""
@@ -136,7 +137,7 @@ class Executor:
             IdTakenError: the id has a result already.
             StoreError: the folder of runs cannot be used.
         """
-        words = {name: getattr(spec, name) for name in _WORDS}
+        words = {name: getattr(spec, name) for name in OWN_WORDS}
         passed = spec.model_dump(mode="json", exclude_unset=True)
         provenance = kept.provenance.model_copy(
             update={**words, "spec_passed": passed, "started_at": datetime.now(UTC)},
@@ -260,7 +261,7 @@ def view(result: ExperimentResult, outputs: Outputs) -> ExperimentResult:
 
 def has_own_record(spec: ExperimentSpec) -> bool:
     """Whether the spec brings an id or words (description, hypothesis, ...) that its record shall have."""
-    return "id" in spec.model_fields_set or any(getattr(spec, name) is not None for name in _WORDS)
+    return "id" in spec.model_fields_set or any(getattr(spec, name) is not None for name in OWN_WORDS)
 
 
 def _resolve(spec: ExperimentSpec, ctx: Context) -> ExperimentSpec:

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ...schemas.spec import ExperimentSpec
+from ..executor import OWN_WORDS
 from ..store.index import Entry
 from ..store.records import same_question
 from ..store.store import Store
 from .here import Task
 from .specs import refuse
-
-_WORDS = ("description", "parent_hypothesis", "rationale", "parent_spec_id")
 
 
 class Waiting(NamedTuple):
@@ -101,7 +100,7 @@ def _without_id(spec: ExperimentSpec) -> ExperimentSpec:
 
 def _says(entry: Entry, spec: ExperimentSpec) -> bool:
     """Whether a stored run has the words of a spec (description, hypothesis, ...); one without words fits any."""
-    words = [(getattr(entry, name), getattr(spec, name)) for name in _WORDS]
+    words = [(getattr(entry, name), getattr(spec, name)) for name in OWN_WORDS]
     return all(wanted is None or stored == wanted for stored, wanted in words)
 
 
