@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
+from types import GenericAlias
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
 
 Scalar = str | int | float | bool | None
 Method = Literal["interventional", "observational", "both"]
@@ -16,16 +18,23 @@ Outcome = Literal["done", "failed", "cancelled", "interrupted"]
 """How a run ended: interrupted when its process did before it could."""
 
 
+_PLAIN = frozenset({str, int, bool, type(None)})
+_SEVERAL = (list, tuple, set, frozenset)
+
+
 def plain(value: Any) -> Any:  # noqa: ANN401 - JSON values of any depth
     """Turn numpy scalars and arrays into plain values, and NaN and infinities, which JSON cannot hold, into None."""
+    # Large tables come by here cell by cell: what most of them are is told by their type alone.
+    if type(value) in _PLAIN:
+        return value
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, _SEVERAL):
+        return [plain(item) for item in value]
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
     return value
 
 
@@ -39,6 +48,12 @@ class Row(BaseModel):
     """Base of the row models of tables; every column is a field with a description."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+@cache
+def _rows_of(row_model: type[Row]) -> TypeAdapter[list[Row]]:
+    """Checks and dumps all rows of a table at once."""
+    return TypeAdapter(cast("type[list[Row]]", GenericAlias(list, (row_model,))))
 
 
 class Table(Record):
@@ -57,8 +72,7 @@ class Table(Record):
         """Make a table of row models; the columns are the row model's own fields, then those it inherits."""
         own = [field for field in row_model.__annotations__ if field in row_model.model_fields]
         columns = own + [field for field in row_model.model_fields if field not in own]
-        dumped = [row.model_dump(mode="python") for row in rows]
-        ordered = [{column: row[column] for column in columns} for row in dumped]
+        ordered = [{column: row[column] for column in columns} for row in _rows_of(row_model).dump_python(list(rows))]
         return cls(name=name, columns=columns, rows=ordered, notes=list(notes))
 
     @classmethod
@@ -72,12 +86,16 @@ class Table(Record):
         """
         if set(columns) - set(row_model.model_fields):
             raise ValueError(f"table {name}: unknown columns {sorted(set(columns) - set(row_model.model_fields))}")
-        lists = {key: plain(list(value)) for key, value in columns.items()}
-        rows = [
-            row_model.model_validate(dict(zip(lists, values, strict=True)))
-            for values in zip(*lists.values(), strict=True)
-        ]
-        return cls.of(name, row_model, rows, notes)
+        lists = {key: plain(value if hasattr(value, "tolist") else list(value)) for key, value in columns.items()}
+        rows = [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
+        return cls.of(name, row_model, _rows_of(row_model).validate_python(rows), notes)
+
+    @classmethod
+    def from_rows(
+        cls, name: str, row_model: type[Row], rows: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()
+    ) -> Self:
+        """Make a table of rows by column; NaN becomes null, and each row is checked by the row model."""
+        return cls.of(name, row_model, _rows_of(row_model).validate_python(plain(list(rows))), notes)
 
     def column(self, name: str) -> list[Any]:
         """Values of a column, in row order."""

@@ -16,7 +16,8 @@ from ...schemas.job import Job
 from ...schemas.result import Row, Status, Table
 from ..stats.cells import Grouping
 from ..stats.fixed_effects import FixedEffects
-from ..stats.groups import MIN_CLUSTERS, MIN_N, GroupMeans, means_of
+from ..stats.groups import MIN_CLUSTERS, MIN_N, GroupMeans
+from ..stats.moments import Moments
 from ..stats.regression import ClusteredFit
 from ..stats.tails import benjamini_hochberg, sidak_level
 
@@ -105,12 +106,11 @@ def observed_curve(
     held = _by_level(ctx, population, family, levels)
     if ctx.data.build_id is None:
         job.warn("builds are unknown: errors are clustered by distinct (weapon, set), which may be too narrow")
-    sums = held.grouping.sums(population.activation)
-    by_level = sums.regrouped(held.within.levels)
-    means = means_of(by_level)
+    moments = Moments.of(held.grouping.sums(population.activation))
+    means = held.within.means(moments)
     fits: list[ClusteredFit | None] = [None, None]
-    if means.n[0] > 0 and sums.cells.n_clusters >= MIN_CLUSTERS and (means.n[1:] > 0).any():
-        fits = [fit.guarded(means.support[1:]) for fit in (held.raw.fit(by_level), held.within.fit(sums))]
+    if means.n[0] > 0 and moments.cells.n_clusters >= MIN_CLUSTERS and (means.n[1:] > 0).any():
+        fits = [fit.guarded(means.support[1:]) for fit in (held.raw.fit(moments), held.within.fit(moments))]
     chosen = levels[1:] if asked is None else tuple(level for level in levels[1:] if level in asked)
     status = _observed_status(fits[1], means, min_effect, np.isin(levels[1:], chosen))
     return ObservedCurve(levels, means, fits[0], fits[1], status, chosen)
@@ -140,7 +140,7 @@ def _by_level(ctx: Context, population: Population, family: str, levels: tuple[i
         label = np.asarray(examples.weapon)[rows] * k + np.searchsorted(np.asarray(levels), column)
         grouping = Grouping.of(label, len(ctx.weapons) * k, examples.clusters[rows])
         within = FixedEffects.of(grouping.cells, k)
-        return _ByLevel(grouping, within, FixedEffects.of(within.levels, k))
+        return _ByLevel(grouping, within, within.over_all())
 
     return ctx.derived_for(population, ("by level", family), make)
 

@@ -7,12 +7,15 @@ as many as examples and often as few as clusters.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .held import compact, smallest
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
@@ -83,13 +86,23 @@ class Cells:
         return sum_by(self.cluster, value, self.n_clusters)
 
     @cached_property
-    def _pairs(self) -> Pairs:
+    def pairs(self) -> Pairs:
+        """Cells of one cluster, two by two."""
         return Pairs.of(self)
 
-    def gram(self, value: Floats) -> Floats:
+    def products(self, value: Floats | Ints) -> Products:
         """Sum over clusters of s s', where s [n_groups] is the cluster's value [c] in each group."""
-        off = self._pairs.products(value)
-        return np.diag(self.by_group(value**2)) + off + off.T
+        pairs = self.pairs
+        return Products(self.by_group(value * value), pairs.products(value), pairs.first, pairs.second)
+
+    def gram(self, value: Floats) -> Floats:
+        """The same as an array [n_groups, n_groups]."""
+        return self.products(value).merged(np.arange(self.n_groups), self.n_groups)
+
+    @cached_property
+    def size_products(self) -> Products:
+        """`products` of the numbers of examples."""
+        return self.products(self.size.astype(np.float64))
 
     def merged(self, label: Ints, n_labels: int) -> Merge:
         """Put groups together: ``label`` [n_groups] names what each becomes part of, 0 .. n_labels - 1."""
@@ -110,34 +123,82 @@ class Pairs:
     """Pairs of different cells of one cluster, each once; about 10 bytes a pair.
 
     Attributes:
-        left, right: int32, the cells of each pair.
-        place: where its product belongs in a matrix of groups by groups, row by row.
-        n_groups: of the cells.
+        left, right: int32 [m], the cells of each pair.
+        place: int [m], which of the p pairs of groups that meet in a cluster.
+        first, second: int [p], those groups: of the left cell, and of the right one.
     """
 
     left: Ints
     right: Ints
     place: Ints
-    n_groups: int
+    first: Ints
+    second: Ints
 
     @classmethod
     def of(cls, cells: Cells) -> Pairs:
         """Pair each cell with those after it in its cluster."""
         first, count = np.arange(len(cells)) + 1, cells.starts[1:][cells.cluster] - np.arange(len(cells)) - 1
         left = np.repeat(np.arange(len(cells), dtype=np.int32), count)
-        right = np.arange(len(left)) - np.repeat(np.cumsum(count) - count - first, count)
-        place = cells.group[left].astype(np.int64) * cells.n_groups + cells.group[right]
-        smallest = np.min_scalar_type(cells.n_groups**2)
-        return cls(left, right.astype(np.int32), place.astype(smallest), cells.n_groups)
+        right = (np.arange(len(left)) - np.repeat(np.cumsum(count) - count - first, count)).astype(np.int32)
+        met = cells.group[left].astype(np.int64) * cells.n_groups + cells.group[right]
+        place = compact(met)
+        groups = np.zeros(int(place.max(initial=-1)) + 1, dtype=np.int64)
+        groups[place] = met
+        return cls(left, right, smallest(place), *np.divmod(groups, cells.n_groups))
 
-    def products(self, value: Floats) -> Floats:
-        """Sum of the products of the values of each pair, by the groups of both."""
-        total = np.zeros(self.n_groups**2)
+    def products(self, value: Floats | Ints) -> Floats:
+        """Sum of the products of the values [c] of each pair, by the groups of both, [p]."""
+        total = np.zeros(len(self.first))
+        for left, right, place in self._blocks():
+            total += sum_by(place, value[left] * value[right], len(total))
+        return total
+
+    def moments(self, value: Floats, other: Ints) -> tuple[Floats, Floats, Floats]:
+        """`products` of a value [c], and sums by pair of the left one's value times the right one's other, and turned.
+
+        Pairs in which neither has a value, most of them for most outcomes, cost little.
+        """
+        both, straight, turned = np.zeros((3, len(self.first)))
+        for left, right, place in self._blocks():
+            of_left, of_right = value[left], value[right]
+            some, more = np.flatnonzero(of_left != 0), np.flatnonzero(of_right != 0)
+            straight += sum_by(place[some], of_left[some] * other[right[some]], len(both))
+            turned += sum_by(place[more], of_right[more] * other[left[more]], len(both))
+            some = some[of_right[some] != 0]
+            both += sum_by(place[some], of_left[some] * of_right[some], len(both))
+        return both, straight, turned
+
+    def _blocks(self) -> Iterator[tuple[Ints, Ints, Ints]]:
         for at in range(0, len(self.left), _BLOCK):
             block = slice(at, at + _BLOCK)
-            product = value[self.left[block]] * value[self.right[block]]
-            total += sum_by(self.place[block], product, len(total))
-        return total.reshape(self.n_groups, self.n_groups)
+            yield self.left[block], self.right[block], self.place[block]
+
+
+@dataclass(frozen=True)
+class Products:
+    """Sum over clusters of s s', s [n_groups] what the cluster has in each group, by the pairs of groups that meet.
+
+    Attributes:
+        own: [n_groups], squares.
+        crossed: [p], products of two groups.
+        first, second: int [p], those groups, which are different; each pair is there once.
+    """
+
+    own: Floats
+    crossed: Floats
+    first: Ints
+    second: Ints
+
+    def by_group(self) -> Floats:
+        """Sum over clusters of what each group has times what all have, [n_groups]."""
+        n = len(self.own)
+        return self.own + sum_by(self.first, self.crossed, n) + sum_by(self.second, self.crossed, n)
+
+    def merged(self, label: Ints, n_labels: int) -> Floats:
+        """The same with groups put together by ``label`` [n_groups], as an array [n_labels, n_labels]."""
+        place = label[self.first].astype(np.int64) * n_labels + label[self.second]
+        off = sum_by(place, self.crossed, n_labels**2).reshape(n_labels, n_labels)
+        return np.diag(sum_by(label, self.own, n_labels)) + off + off.T
 
 
 def _number(cluster: Ints, group: Ints, n_groups: int, size: Ints | None) -> tuple[NDArray[np.int32], Cells]:
@@ -202,24 +263,20 @@ class CellSums:
     active_total: Floats
 
     @cached_property
-    def _held(self) -> tuple[Ints, Ints]:
+    def held(self) -> tuple[Ints, Ints]:
         """Cells with a value other than 0, and their groups."""
         where = np.flatnonzero(self.squares != 0)
         return where, self.cells.group[where]
 
     def by_group(self, value: Floats) -> Floats:
         """Sum by group, [n_groups], of one of the sums [c]; where no example has a value there is nothing to add."""
-        where, group = self._held
+        where, group = self.held
         return sum_by(group, value[where], self.cells.n_groups)
 
     def merged(self, merge: Merge) -> CellSums:
         """The same of cells put together."""
         arrays = (self.total, self.squares, self.n_active, self.active_total)
         return CellSums(merge.cells, *map(merge.sum, arrays))
-
-    def regrouped(self, cells: Cells) -> CellSums:
-        """The same with other names of the cells' groups."""
-        return replace(self, cells=cells)
 
     def among(self, part: Part) -> CellSums:
         """The same of some of the cells."""

@@ -7,13 +7,15 @@ an example's one level, one group and one cluster, so a hundred levels cost no m
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .cells import Cells, CellSums
-from .groups import exchangeable_sums
+from .cells import Cells, Products, sum_by
+from .groups import GroupMeans, error_of_mean, exchangeable_squares, ratio
+from .moments import Moments
 from .regression import ClusteredFit, cluster_correction
 
 if TYPE_CHECKING:
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
-Scalar = TypeVar("Scalar", bound=np.generic)
 _RCOND = 1e-9
 _ESTIMABLE = 1e-6
 
@@ -84,19 +85,17 @@ def _indicator(label: Ints, n_labels: int, dtype: np.dtype[Any]) -> sparse.csr_m
 
 @dataclass(frozen=True)
 class FixedEffects:
-    """A `LevelDesign` with the clusters of its examples, each within one group: effects with their errors.
+    """A `LevelDesign` with the clusters of its examples: effects with their errors.
 
     Attributes:
-        cells: cells of (group, level) by cluster, the pair labelled group x (k + 1) + level.
-        levels: the same cells by level alone.
-        group: int [n_clusters], the group of each cluster.
+        cells: of labels by cluster; a label is a level in a group.
+        label: int [n_labels], group x (k + 1) + level of each.
         design: the dummies.
         clustered: [k, k], sum over clusters of s s', where s sums the dummies within groups over the cluster.
     """
 
     cells: Cells
-    levels: Cells
-    group: Ints
+    label: Ints
     design: LevelDesign
     clustered: Floats
 
@@ -108,33 +107,69 @@ class FixedEffects:
             ValueError: a cluster has examples in two groups.
         """
         label = np.arange(cells.n_groups)
-        of_label = (label // n_levels).astype(cells.group.dtype)
-        group = of_label[cells.group[cells.starts[:-1]]]
-        if not np.array_equal(group[cells.cluster], of_label[cells.group]):
+        group = (label // n_levels)[cells.group]
+        if bool(np.any((group[1:] != group[:-1]) & (cells.cluster[1:] == cells.cluster[:-1]))):
             raise ValueError("clusters must lie within groups: a cluster has examples in two of them")
-        levels = replace(cells, group=(label % n_levels).astype(cells.group.dtype)[cells.group], n_groups=n_levels)
-        design = LevelDesign.of(cells.group_sizes.reshape(-1, n_levels))
-        sizes, by_cluster = cells.size.astype(np.float64), cells.cluster_sizes.astype(np.float64)
-        clustered = _scores_gram(cells, levels, group, design, sizes, by_cluster=by_cluster)
-        return cls(cells, levels, group, design, clustered)
+        return cls._labelled(cells, label, n_levels)
+
+    @classmethod
+    def _labelled(cls, cells: Cells, label: Ints, n_levels: int) -> FixedEffects:
+        table = np.bincount(label, cells.group_sizes).reshape(-1, n_levels)
+        design = LevelDesign.of(table)
+        return cls(cells, label, design, _scores_gram(cells.size_products, label, design))
+
+    def over_all(self) -> FixedEffects:
+        """The same levels with nothing held fixed: their differences over all groups."""
+        return self._labelled(self.cells, self._level, self._n_levels)
+
+    def levels(self) -> Cells:
+        """The cells by level alone."""
+        group = self._level.astype(self.cells.group.dtype)[self.cells.group]
+        return replace(self.cells, group=group, n_groups=self._n_levels)
+
+    @cached_property
+    def level_sizes(self) -> NDArray[np.int64]:
+        """Examples of each level, [k + 1]."""
+        return self._by_level(self.cells.group_sizes).astype(np.int64)
 
     def coefficients(self, total: Floats) -> Floats:
         """Effects alone, [k], on an outcome summed over the cells, [c]; NaN where unknown."""
-        return self.design.effects(self._by_label(self.cells.by_group(total)))
+        return self.design.effects(self._table(self.cells.by_group(total)))
 
-    def fit(self, sums: CellSums) -> ClusteredFit:
-        """Effects on an outcome summed over the cells; equal to OLS with a dummy for each level and group."""
+    def means(self, moments: Moments) -> GroupMeans:
+        """Statistics of each level, over all groups."""
+        by_level, n = self._by_level, self.level_sizes
+        total, n_active = by_level(moments.total), by_level(moments.n_active).astype(np.int64)
+        # A cluster lies in one group, so it has one cell of a level at most.
+        n_clusters = by_level(self.cells.group_clusters).astype(np.int64)
+        mean = ratio(total, n)
+        known = np.nan_to_num(mean)
+        summed = np.diag(moments.residual(known[self._level]).merged(self._level, self._n_levels))
+        around = np.maximum(by_level(moments.squares) - known * total, 0.0)
+        return GroupMeans(
+            n=n,
+            n_active=n_active,
+            n_clusters=n_clusters,
+            mean=mean,
+            std=np.sqrt(ratio(around, np.maximum(n - 1, 0))),
+            std_error=error_of_mean(np.maximum(summed, 0.0), n, n_clusters),
+            mean_when_active=ratio(by_level(moments.active_total), n_active),
+        )
+
+    def fit(self, moments: Moments) -> ClusteredFit:
+        """Effects on an outcome; equal to OLS with a dummy for each level and group, errors clustered."""
         cells, design, inverse = self.cells, self.design, self.design.inverse
-        table, sizes = self._by_label(sums.by_group(sums.total)), self._by_label(cells.group_sizes)
+        table, sizes = self._table(moments.total), self._table(cells.group_sizes)
         solution = design.solve(table)
         fitted = self._fitted(table, sizes, solution)
-        residual = sums.residual(fitted.ravel()[cells.group])
-        squares = float(sums.squares.sum() - 2.0 * (fitted * table).sum() + (fitted**2 * sizes).sum())
-        n_parameters = design.n_parameters
-        by_cluster = cells.by_cluster(residual)
+        squares = float(moments.squares.sum() - 2.0 * (fitted * table).sum() + (fitted**2 * sizes).sum())
+        products = moments.residual(fitted.ravel()[self.label])
+        meat = _scores_gram(products, self.label, design)
+        squared_sums, n_parameters = float(products.by_group().sum()), design.n_parameters
         scale = cluster_correction(int(sizes.sum()), cells.n_clusters, n_parameters)
-        meat = _scores_gram(cells, self.levels, self.group, design, residual, by_cluster=by_cluster)
-        variance, correlation = exchangeable_sums(max(squares, 0.0), by_cluster, cells.cluster_sizes, n_parameters)
+        variance, correlation = exchangeable_squares(
+            max(squares, 0.0), max(squared_sums, 0.0), cells.cluster_sizes, n_parameters
+        )
         shared = (1.0 - correlation) * design.gram + correlation * self.clustered
         return ClusteredFit(
             coefficient=np.where(design.known, solution, np.nan),
@@ -143,28 +178,44 @@ class FixedEffects:
             n_clusters=cells.n_clusters,
         )
 
-    def _by_label(self, value: NDArray[Scalar]) -> NDArray[Scalar]:
-        """Values of the labels as a table of groups by levels, [n_groups, k + 1]."""
-        return value.reshape(len(self.design.counts), -1)
+    @property
+    def _n_levels(self) -> int:
+        return len(self.design.known) + 1
 
-    def _fitted(self, table: Floats, sizes: Ints, solution: Floats) -> Floats:
+    @property
+    def _level(self) -> Ints:
+        """Level of each label, [n_labels]."""
+        return self.label % self._n_levels
+
+    def _by_level(self, value: Floats | Ints) -> Floats:
+        """Sums by label summed by level, [k + 1]."""
+        return sum_by(self._level, value, self._n_levels)
+
+    def _table(self, value: Floats | Ints) -> Floats:
+        """Sums by label as a table of groups by levels, [n_groups, k + 1]."""
+        shape = (len(self.design.counts), self._n_levels)
+        return sum_by(self.label, value, shape[0] * shape[1]).reshape(shape)
+
+    def _fitted(self, table: Floats, sizes: Floats, solution: Floats) -> Floats:
         """What is fitted to each group and level, [n_groups, k + 1]."""
         shift = np.concatenate([[0.0], solution])
         group_effect = (table.sum(axis=1) - sizes @ shift) / np.maximum(self.design.counts, 1.0)
         return group_effect[:, None] + shift
 
 
-def _scores_gram(
-    cells: Cells, levels: Cells, group: Ints, design: LevelDesign, weight: Floats, *, by_cluster: Floats
-) -> Floats:
-    """Sum over clusters of s s', where s [k] sums weight [c] times the dummies within groups over the cluster's cells.
+def _scores_gram(products: Products, label: Ints, design: LevelDesign) -> Floats:
+    """Sum over clusters of s s', where s [k] sums the cluster's values times the dummies within groups.
 
     A dummy within groups is 1 at its level minus the level's rate in the group, so s is what the cluster has at each
-    level minus all it has, ``by_cluster``, times the rates of its group.
+    level minus all it has times the rates of its group.
+
+    Args:
+        products: of the clusters' values in each label.
+        label: int [n_labels], group x (k + 1) + level of each.
+        design: the dummies.
     """
-    with_cluster = by_cluster[cells.cluster]
-    with_cluster *= weight
-    crossed = cells.by_group(with_cluster).reshape(len(design.counts), -1)[:, 1:]
-    cross = crossed.T @ design.rate
-    squares = np.bincount(group, by_cluster**2, len(design.counts))
-    return levels.gram(weight)[1:, 1:] - cross - cross.T + design.rate.T @ (squares[:, None] * design.rate)
+    n_groups, n_levels = len(design.counts), len(design.known) + 1
+    with_all = sum_by(label, products.by_group(), n_groups * n_levels).reshape(n_groups, n_levels)
+    cross = with_all[:, 1:].T @ design.rate
+    levels = products.merged(label % n_levels, n_levels)[1:, 1:]
+    return levels - cross - cross.T + design.rate.T @ (with_all.sum(axis=1)[:, None] * design.rate)

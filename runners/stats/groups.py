@@ -56,15 +56,16 @@ class GroupMeans:
         return self.mean - half, self.mean + half
 
 
-def _ratio(top: Floats, bottom: Floats | Ints) -> Floats:
+def ratio(top: Floats, bottom: Floats | Ints) -> Floats:
+    """The first over the second, NaN where the second is 0."""
     return np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=np.asarray(bottom) > 0)
 
 
 def means_of(sums: CellSums) -> GroupMeans:
-    """Mean of each group with its cluster-robust standard error; see `clustered_error`."""
+    """Mean of each group with its cluster-robust standard error; see `error_of_mean`."""
     cells = sums.cells
     n = cells.group_sizes
-    mean = _ratio(sums.by_group(sums.total), n)
+    mean = ratio(sums.by_group(sums.total), n)
     residual = sums.residual(mean[cells.group])
     squares = cells.by_group(sums.squares_around(residual))
     n_active = sums.by_group(sums.n_active).astype(np.int64)
@@ -73,21 +74,21 @@ def means_of(sums: CellSums) -> GroupMeans:
         n_active=n_active,
         n_clusters=cells.group_clusters,
         mean=mean,
-        std=np.sqrt(_ratio(squares, np.maximum(n - 1, 0))),
-        std_error=clustered_error(cells, residual),
-        mean_when_active=_ratio(sums.by_group(sums.active_total), n_active),
+        std=np.sqrt(ratio(squares, np.maximum(n - 1, 0))),
+        std_error=error_of_mean(cells.by_group(residual**2), n, cells.group_clusters),
+        mean_when_active=ratio(sums.by_group(sums.active_total), n_active),
     )
 
 
-def clustered_error(cells: Cells, residual: Floats) -> Floats:
-    """Standard error of each group's mean, [g], from residuals summed over cells [c]; NaN with fewer than 10 clusters.
+def error_of_mean(squares: Floats, n: Ints, n_clusters: Ints) -> Floats:
+    """Standard error of each group's mean, [g], from the clusters' squared sums of residuals, added up.
 
     The variance of a mean is the sum over clusters of squared within-cluster sums of residuals, divided by n^2 and
-    multiplied by G / (G - 1) (Liang and Zeger 1986): what OLS on a constant with clustered errors gives.
+    multiplied by G / (G - 1) (Liang and Zeger 1986): what OLS on a constant with clustered errors gives. NaN with fewer
+    than 10 clusters.
     """
-    n, n_clusters = cells.group_sizes, cells.group_clusters
-    robust = cells.by_group(residual**2) / np.maximum(n, 1) ** 2
-    robust = robust * _ratio(n_clusters.astype(np.float64), np.maximum(n_clusters - 1, 0))
+    robust = squares / np.maximum(n, 1) ** 2
+    robust = robust * ratio(n_clusters.astype(np.float64), np.maximum(n_clusters - 1, 0))
     return np.where(n_clusters >= MIN_CLUSTERS, np.sqrt(robust), np.nan)
 
 
@@ -105,11 +106,15 @@ def exchangeable(residual: Floats, cluster: Ints, n_parameters: int) -> tuple[fl
 
 def exchangeable_sums(squares: float, sums: Floats, sizes: Ints, n_parameters: int) -> tuple[float, float]:
     """The same from the residuals' sum of squares, and their sums and number in each cluster."""
+    return exchangeable_squares(squares, float(np.square(sums).sum()), sizes, n_parameters)
+
+
+def exchangeable_squares(squares: float, squared_sums: float, sizes: Ints, n_parameters: int) -> tuple[float, float]:
+    """The same from the residuals' sum of squares, their squared sums by cluster added up, and the clusters' sizes."""
     n, pairs = int(sizes.sum()), float((sizes.astype(np.float64) * (sizes - 1.0)).sum())
-    between = float(np.square(sums).sum()) - squares
     if squares == 0.0 or pairs == 0.0:
         return squares / max(n - n_parameters, 1), 0.0
-    correlation = (between / pairs) / (squares / n)
+    correlation = ((squared_sums - squares) / pairs) / (squares / n)
     return squares / max(n - n_parameters, 1), float(np.clip(correlation, 0.0, 1.0))
 
 
@@ -163,7 +168,7 @@ def deltas_of(sums: CellSums) -> GroupDeltas:
     """
     cells = sums.cells
     size, n, n_all = cells.group_sizes, float(cells.group_sizes.sum()), cells.n_clusters
-    mean, grand = _ratio(sums.by_group(sums.total), size), float(sums.total.sum()) / n
+    mean, grand = ratio(sums.by_group(sums.total), size), float(sums.total.sum()) / n
     residual = sums.residual(mean[cells.group])
     inside = residual / size[cells.group]
     overall = cells.by_cluster(sums.residual(grand)) / n
@@ -179,4 +184,4 @@ def deltas_of(sums: CellSums) -> GroupDeltas:
 def _effective_share(cells: Cells, correlation: float) -> Floats:
     """Variance of each group's mean, [g], in variances of one example, of which those of a cluster are correlated."""
     size, squared_sizes = cells.group_sizes, cells.by_group(cells.size.astype(np.float64) ** 2)
-    return _ratio((1.0 - correlation) * size + correlation * squared_sizes, size) / np.maximum(size, 1)
+    return ratio((1.0 - correlation) * size + correlation * squared_sizes, size) / np.maximum(size, 1)

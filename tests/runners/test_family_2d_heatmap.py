@@ -14,6 +14,7 @@ from mechinterp_runner.runners.parts.heatmap import effects as hot
 from mechinterp_runner.runners.parts.heatmap.grid import make_grid, write_cells
 from mechinterp_runner.runners.stats.cells import Grouping
 from mechinterp_runner.runners.stats.fixed_effects import FixedEffects
+from mechinterp_runner.runners.stats.moments import Moments
 from mechinterp_runner.schemas.catalogue import find
 from mechinterp_runner.schemas.errors import RequestError
 from mechinterp_runner.schemas.facts import WEAPONS
@@ -336,7 +337,7 @@ def test_observational_cells_equal_a_plain_loop_and_statsmodels_within_weapon(he
     fit = sm.OLS(a, design).fit(cov_type="cluster", cov_kwds={"groups": builds})
     label = weapon * (k + 1) + dummies.astype(int) @ np.arange(1, k + 1)
     grouping = Grouping.of(label, (int(weapon.max()) + 1) * (k + 1), builds)
-    own = FixedEffects.of(grouping.cells, k + 1).fit(grouping.sums(a))
+    own = FixedEffects.of(grouping.cells, k + 1).fit(Moments.of(grouping.sums(a)))
     np.testing.assert_allclose(own.covariance, np.asarray(fit.cov_params())[:k, :k], rtol=1e-6, atol=1e-12)
     assert sum(row["n"] for row in answer.rows("heatmap")) == len(world.data)
     for row in answer.rows("heatmap"):

@@ -16,7 +16,8 @@ from ...design.observed import interval_status
 from ...design.specificity import null_activations
 from ...stats.cells import Cells, Grouping, Part
 from ...stats.fixed_effects import FixedEffects, LevelDesign
-from ...stats.groups import MIN_CLUSTERS, MIN_N, GroupMeans, clustered_error, means_of
+from ...stats.groups import MIN_CLUSTERS, MIN_N, GroupMeans, error_of_mean
+from ...stats.moments import Moments
 from ...stats.regression import ClusteredFit
 from ...stats.tails import benjamini_hochberg, sidak_level, t_quantile, t_two_sided
 from .effects import Effects, Read, name_pattern, no_effects
@@ -67,7 +68,7 @@ class GridExamples:
     @property
     def counts(self) -> NDArray[np.int64]:
         """Examples of each cell."""
-        return self.effects.levels.group_sizes
+        return self.effects.level_sizes
 
     def part(self, population: Population, grid: Grid) -> Population:
         """The examples inside."""
@@ -102,12 +103,12 @@ def observe_cells(
     if ctx.data.build_id is None:
         job.warn("builds are unknown: errors are clustered by distinct (weapon, set), which may be too narrow")
     sums = held.grouping.sums(part.activation)
-    by_cell = sums.regrouped(held.effects.levels)
-    means, left_out = means_of(by_cell), len(population) - len(part)
+    moments = Moments.of(sums)
+    means, left_out = held.effects.means(moments), len(population) - len(part)
     if not len(part):
         nothing, crossed = no_effects(k - 1), no_effects(len(grid.pairs.both))
         return ObservedCells(means, nothing, crossed, (None,) * len(crossed.status), None, 0, left_out)
-    fit = held.effects.fit(sums).guarded(means.support[1:])
+    fit = held.effects.fit(moments).guarded(means.support[1:])
     shares = _random_shares(ctx, feature, part, held, grid, means=means, seed=seed)
     own, matrix = np.eye(k - 1), grid.pairs.matrix(k)
     enough, many = means.n_clusters >= MIN_CLUSTERS, means.n >= MIN_N
@@ -124,13 +125,13 @@ def observe_cells(
         effects = replace(effects, pre=coefficients)
         crossed = replace(crossed, pre=np.where(sound, _contrasts(matrix, coefficients), np.nan))
     if pre is not None and crossed.acting():
-        own_fit = held.effects.fit(held.grouping.sums(pre))
+        own_fit = held.effects.fit(Moments.of(held.grouping.sums(pre)))
         pre_status = _estimates(own_fit, matrix, sound, ample, min_effect=min_effect, specificity=shares[1]).status
     rng = np.random.default_rng([seed, SPLIT_STREAM])
     halves = ctx.derived_for(
-        part, ("halves by cell", grid.families, grid.cells, seed), lambda: _halve(by_cell.cells, rng)
+        part, ("halves by cell", grid.families, grid.cells, seed), lambda: _halve(held.effects.levels(), rng)
     )
-    confirmed = None if halves is None else _confirmed(by_cell.total, means, halves)
+    confirmed = None if halves is None else _confirmed(sums.total, means, halves)
     return ObservedCells(means, effects, crossed, pre_status, confirmed, len(part), left_out)
 
 
@@ -245,12 +246,19 @@ def _confirmed(total: Floats, means: GroupMeans, halves: tuple[Part, Part]) -> b
     top = int(np.argmax(np.where(possible, chosen, -np.inf)))
     if top == 0:
         return None
-    held, cells = total[confirm.kept], confirm.cells
-    mean = cells.by_group(held) / np.maximum(cells.group_sizes, 1)
-    std_error = clustered_error(cells, held - mean[cells.group] * cells.size)
-    error = float(np.hypot(std_error[top], std_error[0]))
+    (base, base_error), (highest, error) = (_half_mean(total, confirm, at) for at in (0, top))
     df = int(min(n_clusters[top], n_clusters[0])) - 1
-    return bool(mean[top] - mean[0] > float(t_quantile(0.975, df)) * error)
+    return bool(highest - base > float(t_quantile(0.975, df)) * np.hypot(base_error, error))
+
+
+def _half_mean(total: Floats, half: Part, group: int) -> tuple[float, float]:
+    """Mean of one cell of the grid among some of the clusters, and its standard error."""
+    at = np.flatnonzero(half.cells.group == group)
+    summed, size = total[half.kept[at]], half.cells.size[at]
+    n = size.sum()
+    mean = float(summed.sum() / n)
+    squares = np.square(summed - mean * size).sum(keepdims=True)
+    return mean, float(error_of_mean(squares, np.array([n]), np.array([len(at)]))[0])
 
 
 def observed_pattern(observed: ObservedCells, grid: Grid, min_effect: float) -> Read:

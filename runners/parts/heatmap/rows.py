@@ -35,7 +35,9 @@ class HeatmapCell(Row):
     active_rate: float | None = Field(description="n_active / n.")
     mean_when_active: float | None = Field(description="Mean activation over the active.")
     sparse: bool = Field(description="Fewer than 20: not to be read as suppression.")
-    n_data: int = Field(description="Examples of the slice at exactly these levels: 0 where nobody plays the cell.")
+    n_data: int | None = Field(
+        description="Examples of the slice at exactly these levels: 0 where nobody plays the cell."
+    )
     delta: float | None = Field(description="f(x,y) - f(0,0): paired, or with the weapon held fixed; 0 at (0,0).")
     delta_std_error: float | None = Field(description="Its standard error.")
     delta_ci_low: float | None = Field(description="Lower end of its 95 % interval.")
@@ -80,7 +82,7 @@ class Heat:
         mean, std_error: of each cell's activation, [k].
         n, n_active: [k].
         mean_when_active: [k].
-        n_data: examples at each cell of ``whole``.
+        n_data: examples at each cell of ``whole``; NaN where none are read.
         n_clusters: [k]; None for contexts, which are independent.
         effects: of the cells 1.., [k - 1].
         interactions: of the grid's pairs.
@@ -96,7 +98,7 @@ class Heat:
     n: Ints
     n_active: Ints
     mean_when_active: Floats
-    n_data: Ints
+    n_data: Ints | Floats
     n_clusters: Ints | None
     effects: Effects
     interactions: Effects
@@ -135,23 +137,23 @@ class Heat:
 
 def heatmap_table(heat: Heat) -> Table:
     """The heatmap in long form, one row a cell asked for, x before y."""
-    rows: list[Row] = [_row(heat, *row) for row in heat.whole.rows()]
+    rows = [_row(heat, *row) for row in heat.whole.rows()]
     notes = ["delta is 0 at (0, 0) by definition; interactions are defined where both levels are above 0"]
     beyond = sum(x + y > MAX_AP for x, y in heat.grid.cells)
     if beyond and heat.n_clusters is None:
         notes.append(f"{beyond} cells add up to more than the {MAX_AP} AP of a build: no gear gives them")
     for found, noun in ((heat.effects, "cell"), (heat.interactions, "interaction")):
         notes += without_p(found.q_value, noun)
-    return Table.of("heatmap", HeatmapCell, rows, notes)
+    return Table.from_rows("heatmap", HeatmapCell, rows, notes)
 
 
-def _row(heat: Heat, x: int, y: int, resolved_x: int, resolved_y: int) -> HeatmapCell:
+def _row(heat: Heat, x: int, y: int, resolved_x: int, resolved_y: int) -> dict[str, Any]:
     cell = heat.grid.index.get((resolved_x, resolved_y))
     values: dict[str, Any] = dict.fromkeys(HeatmapCell.model_fields)
     values |= {"x": x, "y": y, "resolved_x": resolved_x, "resolved_y": resolved_y, "n": 0, "n_active": 0}
     values |= {"sparse": True, "n_data": heat.n_data[heat.whole.index[resolved_x, resolved_y]]}
     if cell is None:
-        return HeatmapCell.model_validate(values | {"reason": "the constraints leave too few contexts for this cell"})
+        return values | {"reason": "the constraints leave too few contexts for this cell"}
     n, n_active = int(heat.n[cell]), int(heat.n_active[cell])
     values |= {
         "mean_activation": heat.mean[cell],
@@ -169,7 +171,7 @@ def _row(heat: Heat, x: int, y: int, resolved_x: int, resolved_y: int) -> Heatma
         crossed = _effect_columns(heat.interactions, int(pair[0]), "interaction")
         crossed["n_to_settle"] = crossed["n_to_settle"] or values["n_to_settle"]
         values |= crossed
-    return HeatmapCell.model_validate({name: _null(value) for name, value in values.items()})
+    return values
 
 
 def _effect_columns(effects: Effects, index: int, name: str) -> dict[str, Any]:
@@ -191,11 +193,6 @@ def _effect_columns(effects: Effects, index: int, name: str) -> dict[str, Any]:
         f"{name}_responders": effects.mean_responders[index],
         "n_to_settle": effects.n_to_settle[index],
     }
-
-
-def _null(value: Any) -> Any:  # noqa: ANN401 - a cell of a table
-    """NaN, which a table cannot hold, as None."""
-    return None if isinstance(value, float | np.floating) and np.isnan(value) else value
 
 
 def _reason(heat: Heat, cell: int) -> str | None:

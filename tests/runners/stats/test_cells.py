@@ -9,7 +9,8 @@ from mechinterp_runner.runners.stats import adjusted, cells
 from mechinterp_runner.runners.stats.adjusted import AdjustedEffects
 from mechinterp_runner.runners.stats.cells import CellSums, Grouping
 from mechinterp_runner.runners.stats.fixed_effects import FixedEffects
-from mechinterp_runner.runners.stats.groups import exchangeable
+from mechinterp_runner.runners.stats.groups import exchangeable, means_of
+from mechinterp_runner.runners.stats.moments import Moments
 from scipy import sparse
 
 N_GROUPS = 5
@@ -84,6 +85,38 @@ def test_products_within_clusters_are_those_of_the_dense_table_of_clusters_by_gr
     np.testing.assert_allclose(sums.cells.gram(sums.total), dense.T @ dense, atol=1e-10)
 
 
+@pytest.mark.parametrize("block", [7, 10_000])
+def test_residuals_of_groups_meet_in_clusters_as_in_the_dense_table_of_clusters_by_groups(block, monkeypatch):
+    monkeypatch.setattr(cells, "_BLOCK", block)
+    value, group, cluster = example(7)
+    number = np.unique(cluster, return_inverse=True)[1]
+    fitted = np.random.default_rng(7).normal(size=N_GROUPS)
+    dense = np.zeros((int(number.max()) + 1, N_GROUPS))
+    np.add.at(dense, (number, group), value - fitted[group])
+    products = Moments.of(Grouping.of(group, N_GROUPS, cluster).sums(value)).residual(fitted)
+    np.testing.assert_allclose(products.by_group(), dense.T @ dense.sum(axis=1), atol=1e-10)
+    label = np.array([1, 0, 1, 0, 2])
+    merged = dense @ (label[:, None] == np.arange(3))
+    np.testing.assert_allclose(products.merged(label, 3), merged.T @ merged, atol=1e-10)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_levels_over_all_groups_have_the_means_and_effects_of_levels_alone(seed):
+    value, group, cluster = example(seed, nested=True)
+    level = np.random.default_rng(seed).integers(0, 4, len(value))
+    grouping = Grouping.of(group * 5 + level, N_GROUPS * 5, cluster)
+    within, moments = FixedEffects.of(grouping.cells, 5), Moments.of(grouping.sums(value))
+    means = within.means(moments)
+    for name, expected in vars(means_of(Grouping.of(level, 5, cluster).sums(value))).items():
+        np.testing.assert_allclose(getattr(means, name), expected, rtol=1e-9, err_msg=name)
+    assert means.n[4] == 0
+    coefficient, covariance, pooled = dense_fit(value, level, np.zeros_like(level), cluster, 4)
+    fit = within.over_all().fit(moments)
+    np.testing.assert_allclose(fit.coefficient, [*coefficient, np.nan], rtol=1e-9)
+    np.testing.assert_allclose(fit.covariance[:3, :3], covariance, rtol=1e-9)
+    np.testing.assert_allclose(fit.pooled[:3], pooled, rtol=1e-9)
+
+
 def dense_fit(value: np.ndarray, level: np.ndarray, group: np.ndarray, cluster: np.ndarray, k: int):
     """Coefficients, clustered covariance (statsmodels) and variances under one correlation within clusters."""
     dummies = (level[:, None] == np.arange(1, k)).astype(float)
@@ -106,7 +139,7 @@ def test_effects_within_groups_are_those_of_dense_least_squares(seed):
     grouping = Grouping.of(group * 4 + level, N_GROUPS * 4, cluster)
     design, sums = FixedEffects.of(grouping.cells, 4), grouping.sums(value)
     coefficient, covariance, pooled = dense_fit(value, level, group, cluster, 4)
-    fit = design.fit(sums)
+    fit = design.fit(Moments.of(sums))
     np.testing.assert_allclose(fit.coefficient, coefficient, rtol=1e-9)
     np.testing.assert_allclose(fit.covariance, covariance, rtol=1e-9)
     np.testing.assert_allclose(fit.pooled, pooled, rtol=1e-9)

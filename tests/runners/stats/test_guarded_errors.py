@@ -12,6 +12,7 @@ from mechinterp_runner.runners.stats.adjusted import AdjustedEffects
 from mechinterp_runner.runners.stats.cells import Grouping
 from mechinterp_runner.runners.stats.fixed_effects import FixedEffects
 from mechinterp_runner.runners.stats.groups import deltas_of, exchangeable, means_of
+from mechinterp_runner.runners.stats.moments import Moments
 from mechinterp_runner.runners.stats.regression import ClusteredFit
 from mechinterp_runner.runners.stats.tails import benjamini_hochberg, sidak_level, t_quantile, t_two_sided
 from scipy import sparse
@@ -30,7 +31,7 @@ def within_groups(value: np.ndarray, dummies: np.ndarray, group: np.ndarray, clu
     k = dummies.shape[1] + 1
     label = group * k + (dummies @ np.arange(1, k)).astype(int)
     grouping = Grouping.of(label, (int(group.max()) + 1) * k, cluster)
-    return FixedEffects.of(grouping.cells, k).fit(grouping.sums(value))
+    return FixedEffects.of(grouping.cells, k).fit(Moments.of(grouping.sums(value)))
 
 
 def adjusted_effects(value: np.ndarray, group: np.ndarray, n: int, tokens: np.ndarray, cluster: np.ndarray):

@@ -14,6 +14,7 @@ from mechinterp_runner.runners.stats.cells import Grouping
 from mechinterp_runner.runners.stats.curve import describe_curve, trend, winner_confirmed
 from mechinterp_runner.runners.stats.fixed_effects import FixedEffects
 from mechinterp_runner.runners.stats.groups import deltas_of, means_of
+from mechinterp_runner.runners.stats.moments import Moments
 from mechinterp_runner.runners.stats.paired import bootstrap_weights, paired_effects, verdicts
 from mechinterp_runner.runners.stats.regression import ClusteredFit
 from mechinterp_runner.runners.stats.tails import (
@@ -41,7 +42,7 @@ def within_groups(value: np.ndarray, dummies: np.ndarray, group: np.ndarray, clu
     k = dummies.shape[1] + 1
     label = group * k + (dummies @ np.arange(1, k)).astype(int)
     grouping = Grouping.of(label, (int(group.max()) + 1) * k, cluster)
-    return FixedEffects.of(grouping.cells, k).fit(grouping.sums(value))
+    return FixedEffects.of(grouping.cells, k).fit(Moments.of(grouping.sums(value)))
 
 
 def clustered_data(seed: int, n_clusters: int = 60) -> dict[str, np.ndarray]:
