@@ -148,14 +148,6 @@ class TokenRows:
             by_token += block.examples.T @ value[block.rows]
         return np.concatenate([self.cells.by_group(self._by_cell(value)), by_token])
 
-    def fitted(self, beta: Floats) -> Floats:
-        """X beta of coefficients [p], in order, [n]."""
-        by_group, by_token = np.split(beta, [self.cells.n_groups])
-        found = np.repeat(by_group[self.cells.group], self.cells.size)
-        for block in self.blocks():
-            found[block.rows] += block.examples @ by_token
-        return found
-
     def gram(self) -> Floats:
         """X'X, [p, p]."""
         crossed, own = np.zeros((self.cells.n_groups, self.n_tokens)), np.zeros((self.n_tokens, self.n_tokens))
@@ -165,19 +157,24 @@ class TokenRows:
             crossed += self._by_group(block, np.ones(len(block.sizes))) @ block.counts.toarray()
         return _blocks_of(np.diag(self.cells.group_sizes), crossed, own)
 
-    def cluster_gram(self, weight: Floats) -> Floats:
-        """Sum over clusters of s s', where s [p] sums x_i times the weight [n], in order, of the cluster's examples."""
-        by_cell = self._by_cell(weight)
+    def cluster_gram(self, weight: Callable[[Block], Floats]) -> tuple[Floats, Floats]:
+        """Sum over clusters of s s', where s [p] sums x_i times a weight over the cluster's examples.
+
+        Args:
+            weight: gives the weights of a block's examples.
+
+        Returns:
+            That sum, [p, p], and the weights summed over cells, [c].
+        """
+        by_cell = np.empty(len(self.cells))
         crossed, own = np.zeros((self.cells.n_groups, self.n_tokens)), np.zeros((self.n_tokens, self.n_tokens))
         for block in self.blocks():
-            scores = block.weighted(weight[block.rows])
+            weights = weight(block)
+            by_cell[block.cells] = np.add.reduceat(weights, _bounds(block.sizes)[:-1])
+            scores = block.weighted(weights)
             own += scores.T @ scores
             crossed += self._by_group(block, by_cell[block.cells], block.clusters) @ scores
-        return _blocks_of(self.cells.gram(by_cell), crossed, own)
-
-    def by_cluster(self, value: Floats) -> Floats:
-        """Sum of a value [n], in order, over each cluster."""
-        return self.cells.by_cluster(self._by_cell(value))
+        return _blocks_of(self.cells.gram(by_cell), crossed, own), by_cell
 
     def _by_cell(self, value: Floats) -> Floats:
         return np.add.reduceat(value, _bounds(self.cells.size)[:-1])
@@ -230,7 +227,7 @@ class AdjustedEffects:
         contrast = np.zeros((len(counts), len(gram)))
         contrast[:, : len(counts)] = np.eye(len(counts)) - counts / counts.sum()
         weights = contrast @ inverse
-        clustered = rows.cluster_gram(np.ones(len(rows.lengths)))
+        clustered, _ = rows.cluster_gram(lambda block: np.ones(len(block.lengths)))
         return cls(
             rows=rows,
             inverse=inverse,
@@ -247,19 +244,26 @@ class AdjustedEffects:
 
     def fit(self, value: Floats) -> ClusteredFit:
         """The effects on an outcome [n], errors robust to clusters."""
-        rows, n_clusters = self.rows, self.rows.cells.n_clusters
-        value = rows.in_order(value)
-        scores = rows.scores(value)
-        residual = rows.fitted(self.inverse @ scores)
-        np.subtract(value, residual, out=residual)
-        meat = rows.cluster_gram(residual)
-        by_cluster, sizes = rows.by_cluster(residual), rows.cells.cluster_sizes
-        variance, correlation = exchangeable_sums(float(residual @ residual), by_cluster, sizes, self.rank)
+        cells, value = self.rows.cells, self.rows.in_order(value)
+        scores = self.rows.scores(value)
+        by_group, by_token = np.split(self.inverse @ scores, [cells.n_groups])
+        squares = 0.0
+
+        def residual(block: Block) -> Floats:
+            nonlocal squares
+            found = value[block.rows] - block.examples @ by_token
+            found -= np.repeat(by_group[cells.group[block.cells]], block.sizes)
+            squares += float(found @ found)
+            return found
+
+        meat, by_cell = self.rows.cluster_gram(residual)
+        by_cluster, scale = cells.by_cluster(by_cell), cluster_correction(len(value), cells.n_clusters, self.rank)
+        variance, correlation = exchangeable_sums(squares, by_cluster, cells.cluster_sizes, self.rank)
         return ClusteredFit(
             coefficient=np.where(self.known, self.weights @ scores, np.nan),
-            covariance=cluster_correction(len(value), n_clusters, self.rank) * self.weights @ meat @ self.weights.T,
+            covariance=scale * self.weights @ meat @ self.weights.T,
             pooled=variance * ((1.0 - correlation) * self.independent + correlation * self.equal),
-            n_clusters=n_clusters,
+            n_clusters=cells.n_clusters,
         )
 
 

@@ -94,11 +94,12 @@ class CompactRows:
         from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
 
         starts, lengths = self.indptr[rows], self.indptr[rows + 1] - self.indptr[rows]
-        indptr = np.concatenate([[0], np.cumsum(lengths)])
-        at = np.repeat(starts - indptr[:-1], lengths) + np.arange(indptr[-1])
+        indptr = np.zeros(len(rows) + 1, dtype=self.indptr.dtype)
+        np.cumsum(lengths, out=indptr[1:])
+        at = np.repeat(starts - indptr[:-1], lengths)
+        at += np.arange(len(at), dtype=at.dtype)
         data = np.ones(len(at)) if self.data is None else self.data[at].astype(np.float64)
-        indices = self.indices[at].astype(np.int32)
-        return sparse.csr_matrix((data, indices, indptr.astype(np.int32)), shape=(len(rows), self.width))
+        return sparse.csr_matrix((data, self.indices[at].astype(np.int32), indptr), shape=(len(rows), self.width))
 
     def sums(self, outcomes: Floats) -> Floats:
         """Sums of outcomes [r, n] over the columns, [k, r]."""

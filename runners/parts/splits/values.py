@@ -28,7 +28,9 @@ WORDS: dict[Metric, tuple[str, str]] = {
 }
 _SEEN = 1e-9
 _GRAPH_CELLS = 5_000_000
-_WEIGHTS_AT_ONCE = 1 << 20
+_ROWS_AT_ONCE = 1 << 15
+_SUMS_AT_ONCE = 1 << 18
+"""Sums by sides that are kept at a time: what the processor's cache holds."""
 
 
 @dataclass(frozen=True)
@@ -121,20 +123,41 @@ class Halves:
         return np.stack([one for one, _ in halves]), np.stack([other for _, other in halves])
 
     def _sums(self, outcome: Floats, first: Bools) -> list[Sums]:
-        """Sums of the outcomes [n, r] over all examples, and over the first half of each split."""
-        k, r = self.columns.width, outcome.shape[1]
+        """Sums of the outcomes [n, r] over all examples, and over the first half of each split.
+
+        Clusters on the same side of several splits are added up together; a half is a sum of what they give.
+        """
         rows = np.flatnonzero(outcome.any(axis=1))
-        tokens, weapons = np.zeros((k, (len(first) + 1) * r)), np.zeros((len(self.usable), (len(first) + 1) * r))
-        step = max(_WEIGHTS_AT_ONCE // weapons.shape[1], 1)
-        for at in range(0, len(rows), step):
-            some = rows[at : at + step]
-            weight = _with_whole(first, self.cluster[some])[:, :, None] * np.asarray(outcome[some], np.float64)[:, None]
-            weight = weight.reshape(len(some), -1)
-            tokens += self.columns.some(some).T @ weight
-            weapons += _indicator(self.weapon[some], len(self.usable)) @ weight
-        shape = (len(first) + 1, r)
-        by_split = tokens.reshape((k, *shape)).transpose(1, 2, 0), weapons.reshape((-1, *shape)).swapaxes(0, 1)
-        return [Sums(*each) for each in zip(*by_split, strict=True)]
+        size = max(self.columns.width, len(self.usable), 1) * outcome.shape[1]
+        at_once = int(np.clip(np.log2(_SUMS_AT_ONCE / size), 1, len(first)))
+        sums: list[Sums] = []
+        for at in range(0, len(first), at_once):
+            some = first[at : at + at_once]
+            tokens, weapons = self._by_sides(rows, outcome[rows], some)
+            inside = (np.arange(len(tokens)) >> np.arange(len(some))[:, None]) & 1
+            halves = [np.tensordot(inside.astype(np.float64), each, axes=1) for each in (tokens, weapons)]
+            if not sums:
+                sums.append(Sums(tokens.sum(axis=0).T, weapons.sum(axis=0)))
+            sums += [Sums(one.T, other) for one, other in zip(*halves, strict=True)]
+        return sums
+
+    def _by_sides(self, rows: Ints, outcome: Floats, first: Bools) -> tuple[Floats, Floats]:
+        """Outcomes [m, r] of some rows summed by the sides of s splits: over tokens [2^s, k, r], over weapons too."""
+        from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
+
+        n_sides, k, n_weapons, r = 1 << len(first), self.columns.width, len(self.usable), outcome.shape[1]
+        side = np.zeros(first.shape[1], dtype=np.int32)
+        for bit, chosen in enumerate(first):  # at most a dozen splits
+            side += chosen.astype(np.int32) << bit
+        tokens, weapons = np.zeros((n_sides * k, r)), np.zeros((n_sides * n_weapons, r))
+        for at in range(0, len(rows), _ROWS_AT_ONCE):
+            some = rows[at : at + _ROWS_AT_ONCE]
+            weight = np.asarray(outcome[at : at + _ROWS_AT_ONCE], dtype=np.float64)
+            of, held = side[self.cluster[some]], self.columns.some(some)
+            place = held.indices + np.repeat(of * k, np.diff(held.indptr))
+            tokens += sparse.csr_matrix((held.data, place, held.indptr), shape=(len(some), n_sides * k)).T @ weight
+            weapons += _indicator(of * n_weapons + self.weapon[some], n_sides * n_weapons) @ weight
+        return tokens.reshape(n_sides, k, r), weapons.reshape(n_sides, n_weapons, r)
 
     def _read(self, metric: Metric, counts: Floats, sums: Sums) -> Floats:
         """Values [r, units] of one half, from its counts by weapon [n_weapons, k + 1] and the sums over it."""
