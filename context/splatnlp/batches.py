@@ -40,7 +40,10 @@ class DenseBatches:
         """Chunks without a file, which read as zeros."""
         lost = {matrix.path.name: matrix.unstored_chunks() for matrix in self.matrices}
         return tuple(
-            f"{name}: {count} of its chunks are not stored and read as zeros" for name, count in lost.items() if count
+            f"{name}: {count} of its chunks are not stored and read as zeros, as if nothing were active: was it copied "
+            f"whole?"
+            for name, count in lost.items()
+            if count
         )
 
     def grow(self, work: Work, options: ImportOptions, report: Report) -> None:
@@ -74,8 +77,8 @@ def open_batches(folder: Path, metadata: Metadata) -> DenseBatches:
     Raises:
         RequestError: a batch is missing, is no zarr array, or has other rows or columns.
     """
-    found = numbered(folder, "zarr")
-    check_numbers(list(found), len(metadata.files), str(folder))
+    found = numbered(folder, r"batch_(\d+)\.zarr")
+    check_numbers(found, len(metadata.files), "batches", folder)
     matrices = [open_matrix(path) for path in found.values()]
     n_features = matrices[0].shape[1]
     for matrix, rows in zip(matrices, metadata.rows.tolist(), strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from ...schemas.errors import RequestError, StoreError
 from ...schemas.manifest import FORMAT_VERSION, FileEntry, Manifest
@@ -74,7 +76,7 @@ def import_splatnlp(
     """Import files of the SplatNLP project as a bundle.
 
     An import that was stopped leaves a work folder beside ``folder``; the same import (equal options, and files of
-    equal size and time of change) goes on from there.
+    equal size and time of change) goes on from there. One that is refused leaves nothing.
 
     Args:
         sources: the files.
@@ -85,7 +87,7 @@ def import_splatnlp(
 
     Raises:
         RequestError: the inputs are not what they should be, or changed meanwhile; no bundle appears.
-        StoreError: the disk is full.
+        StoreError: the disk is full, or something on it cannot be read or written.
     """
     folder, options = folder.absolute(), options or ImportOptions()
     check_free(folder)
@@ -93,14 +95,15 @@ def import_splatnlp(
     stamp = _stamp(plan)
     with _locked(folder, stamp) as work_folder:
         work = Work(work_folder)
-        _write(plan, work, report)
-        verified, manifest = _seal(plan, work, folder.name, report)
-        if _stamp(plan) != stamp:
-            raise RequestError(
-                "an input changed while it was imported: run the same command again. No bundle was made."
-            )
-        check_free(folder)
-        with work.room():
+        try:
+            with work.room():
+                _write(plan, work, report)
+                verified, manifest = _seal(plan, work, folder.name, report)
+            _check_unchanged(plan, stamp)
+        except RequestError:
+            shutil.rmtree(work_folder)  # the inputs are at fault, and others begin anew
+            raise
+        with work.room():  # where another import took the name meanwhile, this one is kept
             publish(work.bundle, folder, manifest)
     _clean(folder)
     if stamps is not None:
@@ -115,6 +118,12 @@ def _stamp(plan: Plan) -> str:
         return stamp_of(plan.inputs(), how)
     except OSError as error:
         raise RequestError(f"an input cannot be read: {error}. {NOTHING}") from error
+
+
+def _check_unchanged(plan: Plan, stamp: str) -> None:
+    """Raise RequestError when the inputs are not those that the import began with."""
+    if _stamp(plan) != stamp:
+        raise RequestError("an input changed while it was imported: run the same command again. No bundle was made.")
 
 
 @contextmanager
@@ -137,7 +146,8 @@ def _locked(folder: Path, stamp: str) -> Generator[Path]:
 
 def _clean(folder: Path) -> None:
     """Remove the work folders of a bundle that is there now, but for those in use."""
-    for stale in folder.parent.glob(f".{folder.name}.*.import"):
+    form = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{16}}\.import")  # not those of ultra.v2 for ultra
+    for stale in [path for path in folder.parent.iterdir() if form.fullmatch(path.name)]:
         with suppress(Timeout), FileLock(stale / "lock").acquire(timeout=0):
             shutil.rmtree(stale)
 
@@ -163,7 +173,7 @@ def _write(plan: Plan, work: Work, report: Report) -> None:
     if plan.pooled is not None:
         copy_pooled(work, plan.pooled, plan.options.block_bytes, report)
     elif plan.compute_pooled:
-        context = _open(plan, work, work.folder.name, without=POOLED)
+        context = _open(plan, work, work.folder.name, plan.options.compute.dtype, without=POOLED)
         work.facts["network"] = f"the network, on {context.device} in {context.dtype}"
         compute_pooled(work, context, plan.hidden_dim or 0, plan.options.block_bytes, report)
 
@@ -174,7 +184,10 @@ def _write_weights(plan: Plan, work: Work) -> None:
         (work.bundle / name).write_text(json.dumps(as_mapping(tokens), indent=0) + "\n", encoding="utf-8")
     for name, state in (("model.safetensors", plan.model), ("sae.safetensors", plan.sae)):
         if state is not None:
-            save_tensors(state, work.bundle / name)
+            try:
+                save_tensors(state, work.bundle / name)
+            except SafetensorError as error:  # its word for a full disk
+                raise OSError(f"{work.bundle / name} cannot be written: {error}") from error
 
 
 def _manifest(plan: Plan, work: Work, files: dict[str, FileEntry], made_by: dict[str, Any]) -> Manifest:
@@ -197,7 +210,7 @@ def _names(work: Work) -> list[str]:
     return sorted(name for name in names if name != MANIFEST)  # which is there when publishing was cut short
 
 
-def _open(plan: Plan, work: Work, name: str, *, without: str = "") -> Context:
+def _open(plan: Plan, work: Work, name: str, dtype: str, *, without: str = "") -> Context:
     """Open what is finished as a context; its sizes and ids are checked, its hashes are not known yet."""
     files = {
         file: FileEntry(size=work.path(file).stat().st_size, sha256=_UNKNOWN_HASH)
@@ -206,13 +219,15 @@ def _open(plan: Plan, work: Work, name: str, *, without: str = "") -> Context:
     }
     bundle = Bundle(work.bundle, _manifest(plan, work, files, {}), _UNKNOWN_HASH)
     asked = plan.options.compute
-    compute = _Anew(device=asked.device, dtype=asked.dtype, threads=asked.threads)
+    compute = _Anew(device=asked.device, dtype=dtype, threads=asked.threads)
     return Context(name, bundle, compute=compute, cache_bytes=_CACHE_BYTES)
 
 
 def _seal(plan: Plan, work: Work, name: str, report: Report) -> tuple[Verified | None, Manifest]:
     """Check the finished files as a reader would, compare, hash, and state where everything came from."""
-    context, verified, options = _open(plan, work, name), None, plan.options
+    verified, options = None, plan.options
+    # Whether weights and activations belong together cannot be told in the 8 bits of bfloat16.
+    context = _open(plan, work, name, "float64" if options.compute.dtype == "float64" else "float32")
     if options.verify:
         report("verify", 0, 1, "")
         verified = verify(

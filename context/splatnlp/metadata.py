@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from .work import Pieces
 
 SUMMARY = "conversion_metadata.json"
 _COLUMNS = ("batch_id", "sample_id", "ability_tokens", "weapon_id_token")
+_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +52,34 @@ class Metadata:
         return np.cumsum(self.rows) - self.rows
 
 
-def numbered(folder: Path, ending: str) -> dict[int, Path]:
-    """``batch_0000.ending``, ... of a folder, by number."""
-    form = re.compile(rf"batch_(\d+)\.{ending}")
-    found = {int(match[1]): path for path in sorted(folder.iterdir()) if (match := form.fullmatch(path.name))}
+def numbered(folder: Path, form: str) -> dict[int, Path]:
+    """What a folder holds by a name such as ``batch_0000.zarr``, by number.
+
+    Args:
+        folder: the folder.
+        form: regular expression of the whole name; its group is the number.
+
+    Raises:
+        RequestError: two of them have one number.
+    """
+    found: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        match = re.fullmatch(form, path.name)
+        if match and found.setdefault(int(match[1]), path) is not path:
+            twice = f"{found[int(match[1])].name} and {path.name} have the same number"
+            raise RequestError(f"{folder}: {twice}. Remove the one that does not belong there. {NOTHING}")
     return dict(sorted(found.items()))
 
 
-def check_numbers(found: Sequence[int], wanted: int, where: str) -> None:
-    """Raise RequestError unless the batches are exactly 0 .. wanted - 1."""
-    missing, extra = sorted(set(range(wanted)) - set(found)), sorted(set(found) - set(range(wanted)))
-    for numbers, what in ((missing, "is missing"), (extra, "is one too many")):
+def check_numbers(found: Collection[int], wanted: int, what: str, where: Path) -> None:
+    """Raise RequestError unless the batches or features that were found are exactly 0 .. wanted - 1."""
+    # So many numbers hold the first missing ones, however large a number is stated.
+    missing = [number for number in range(min(wanted, len(found) + _SHOWN + 1)) if number not in found]
+    extra = [number for number in found if number >= wanted]
+    for numbers, fault in ((missing, "missing"), (extra, "too many")):
         if numbers:
-            shown = ", ".join(f"{number:04d}" for number in numbers[:8]) + (", …" if len(numbers) > 8 else "")
-            raise RequestError(f"{where}: of {wanted} batches, {shown} {what}. Copy the folder again. {NOTHING}")
+            shown = ", ".join(f"{number:04d}" for number in numbers[:_SHOWN]) + (", …" if len(numbers) > _SHOWN else "")
+            raise RequestError(f"{where}: of {wanted:,} {what}, {fault}: {shown}. Copy the folder again. {NOTHING}")
 
 
 def open_metadata(folder: Path) -> Metadata:
@@ -76,11 +91,11 @@ def open_metadata(folder: Path) -> Metadata:
     if not (folder / "metadata").is_dir():
         raise RequestError(f"{folder} has no folder metadata/: give an activations_*_efficient folder. {NOTHING}")
     summary = read_json(folder / SUMMARY) if (folder / SUMMARY).is_file() else {}
-    found = numbered(folder / "metadata", "parquet")
+    found = numbered(folder / "metadata", r"batch_(\d+)\.parquet")
     n_batches = _count(folder, summary, "n_batches")
     if not found:
         raise RequestError(f"{folder / 'metadata'} holds no batch_0000.parquet. {NOTHING}")
-    check_numbers(list(found), n_batches or max(found) + 1, str(folder / "metadata"))
+    check_numbers(found, n_batches or max(found) + 1, "batches", folder / "metadata")
     rows = np.array([_rows_of(path) for path in found.values()], dtype=np.int64)
     notes = _check_total(folder, summary, rows)
     if n_batches is None:

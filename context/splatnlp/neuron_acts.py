@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ from numpy.typing import NDArray
 
 from ...schemas.errors import RequestError
 from .columns import ARRAYS, STAGE, ColumnWriter
+from .metadata import check_numbers, numbered
 from .sources import NOTHING, ImportOptions
 from .work import Pieces, Report, Work
 from .zarr_arrays import check_activations
 
-_FORM = re.compile(r"neuron_(\d+)")
 _PER_UNIT = 64
 
 
@@ -28,19 +27,22 @@ class NeuronActs:
         n_features: folders.
         n_rows: positions there are.
         folders: in the order of the features.
+        counted: whether only the folders say how many features there are.
     """
 
     n_features: int
     n_rows: int
     folders: tuple[Path, ...]
+    counted: bool
 
     def origin(self) -> tuple[str, Path]:
         """What it is, and where."""
         return "neuron_acts", self.folders[0].parent
 
     def notes(self) -> tuple[str, ...]:
-        """Nothing to add."""
-        return ()
+        """What is not known where nothing states the number of features."""
+        note = "nothing states the number of features: that none is missing at the end of neuron_acts cannot be known"
+        return (note,) if self.counted else ()
 
     def grow(self, work: Work, options: ImportOptions, report: Report) -> None:
         """Copy every feature's entries, by ascending position; a feature at a time is in memory."""
@@ -62,8 +64,8 @@ class NeuronActs:
         if acts.shape != idxs.shape:
             raise RequestError(f"{folder}: {len(acts):,} values in acts.npy, {len(idxs):,} positions. {NOTHING}")
         order = np.argsort(idxs, kind="stable")
-        rows, values = idxs[order].astype(np.int64), acts[order].astype(np.float32)
-        if len(rows) and (rows[0] < 0 or rows[-1] >= self.n_rows):
+        rows, values = idxs[order], acts[order].astype(np.float32)
+        if len(rows) and (rows[0] < 0 or rows[-1] >= self.n_rows):  # before a cast could wrap it
             bad = rows[0] if rows[0] < 0 else rows[-1]
             raise RequestError(
                 f"{folder / 'idxs.npy'}: position {bad:,} is not in the {self.n_rows:,} rows of metadata. {NOTHING}"
@@ -73,14 +75,15 @@ class NeuronActs:
             raise RequestError(f"{folder / 'idxs.npy'}: position {twice:,} occurs twice. {NOTHING}")
         check_activations(values, str(folder / "acts.npy"))
         kept = values != 0
-        return rows[kept], values[kept]
+        return rows[kept].astype(np.int64), values[kept]
 
 
 def _load(path: Path, kinds: str) -> NDArray[Any]:
     """A ``.npy`` file of one axis and of a kind of numbers; nothing pickled is read."""
     try:
-        array: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with path.open("rb") as stream:
+            array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise RequestError(f"{path} cannot be read as an array: {error}. {NOTHING}") from error
     if array.ndim != 1 or array.dtype.kind not in kinds:
         raise RequestError(
@@ -101,15 +104,9 @@ def open_neuron_acts(path: Path, n_rows: int, n_features: int | None) -> NeuronA
         RequestError: there are none, or one is missing: it may be dead or lost, and nothing says which.
     """
     folder = path / "neuron_acts" if (path / "neuron_acts").is_dir() else path
-    found = {int(match[1]): child for child in folder.iterdir() if (match := _FORM.fullmatch(child.name))}
+    found = numbered(folder, r"neuron_(\d+)")
     if not found:
         raise RequestError(f"{folder} holds no neuron_0000, neuron_0001, ... folders. {NOTHING}")
     wanted = n_features or max(found) + 1
-    missing, extra = sorted(set(range(wanted)) - set(found)), sorted(set(found) - set(range(wanted)))
-    for numbers, what in ((missing, "has no folder"), (extra, "is one that the SAE does not have")):
-        if numbers:
-            raise RequestError(
-                f"{folder}: of {wanted:,} features, neuron_{numbers[0]:04d} {what} (and {len(numbers) - 1:,} more). "
-                f"Copy the folder again. {NOTHING}"
-            )
-    return NeuronActs(wanted, n_rows, tuple(found[number] for number in range(wanted)))
+    check_numbers(found, wanted, "features", folder)
+    return NeuronActs(wanted, n_rows, tuple(found.values()), counted=n_features is None)

@@ -91,8 +91,9 @@ class Plan:
     def settings(self) -> dict[str, Any]:
         """The options that what is written depends on."""
         csv = {"instances_per_build": self.options.instances_per_build, "seed": self.options.seed}
-        compute = {"device": self.options.compute.device, "dtype": self.options.compute.dtype}
-        return {"pooled": self.options.pooled} | (csv if self.csv else {}) | (compute if self.compute_pooled else {})
+        asked = self.options.compute
+        compute = {"device": asked.resolved_device(), "dtype": asked.dtype} if self.compute_pooled else {}
+        return {"pooled": self.options.pooled} | (csv if self.csv else {}) | compute
 
     def notes(self) -> list[str]:
         """What the user should know of the inputs."""
@@ -120,6 +121,7 @@ def make_plan(sources: Sources, options: ImportOptions) -> Plan:
     sae = None if sources.sae is None else read_sae(sources.sae, params)
     model = None
     if sources.model is not None and sources.params is not None and params is not None:
+        _check_device(options)
         model = read_model(sources.model, params, sources.params)
     pooled = _stored_pooled(metadata, sae)
     activations = None if metadata is None else _activations(sources, metadata, sae, pooled)
@@ -130,6 +132,14 @@ def make_plan(sources: Sources, options: ImportOptions) -> Plan:
     )  # fmt: skip
     _check_enough(plan)
     return plan
+
+
+def _check_device(options: ImportOptions) -> None:
+    """Raise RequestError where the network cannot run as asked: it is needed last, after hours perhaps."""
+    try:
+        options.compute.resolved_device()
+    except RequestError as error:
+        raise RequestError(f"{error} {NOTHING}") from error
 
 
 def _stored_pooled(metadata: Metadata | None, sae: State | None) -> Matrix | None:
@@ -165,6 +175,8 @@ def _activations(
     if len(set(numbers.values())) > 1:
         told = ", ".join(f"{of} {number:,}" for of, number in numbers.items())
         raise RequestError(f"these are not of one SAE; features by {told}. {NOTHING}")
+    if 0 in numbers.values():
+        raise RequestError(f"{sources.activations}: its activations have no feature. {NOTHING}")
     if source is not None and source.n_rows > np.iinfo(np.int32).max:
         raise RequestError(f"{source.n_rows:,} rows are more than a bundle can number. {NOTHING}")
     return source

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...schemas.errors import RequestError
+from ...schemas.errors import RequestError, StoreError
 from ..context import Context
 from .rows import BLOCK
 from .sources import NOTHING
@@ -26,7 +26,8 @@ def copy_pooled(work: Work, matrix: Matrix, block_bytes: int, report: Report) ->
     """Copy stored pooled vectors, whole chunks at a time.
 
     Raises:
-        RequestError: a vector is all zeros (a chunk is lost) or not finite, or the disk has no room for them.
+        RequestError: a vector is all zeros (a chunk is lost) or not finite.
+        StoreError: the disk has no room for them.
     """
     n, dim = matrix.shape
     chunk = max(1, matrix.chunks[0])
@@ -46,7 +47,8 @@ def compute_pooled(work: Work, context: Context, dim: int, block_bytes: int, rep
     What is computed together does not depend on where an import was stopped, so neither do the numbers.
 
     Raises:
-        RequestError: the network gives a vector that is not finite, or the disk has no room.
+        RequestError: the network gives a vector that is not finite.
+        StoreError: the disk has no room for them.
     """
     n = len(context.data)
     distinct = {FIRST: ("int64", ()), WHICH: ("int64", ())}
@@ -91,11 +93,11 @@ def _checked(vectors: NDArray[Any], name: Callable[[int], str]) -> NDArray[Any]:
 
 
 def _check_room(work: Work, name: str, needed: int) -> None:
-    """Raise RequestError when that many bytes of pooled vectors will not fit on the disk."""
+    """Raise StoreError when that many bytes of pooled vectors will not fit on the disk."""
     there = work.path(name).stat().st_size if work.path(name).exists() else 0
     free = shutil.disk_usage(work.folder).free
     if needed - there > free:
-        raise RequestError(
+        raise StoreError(
             f"pooled vectors take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free beside {work.folder}. Make "
             f"room and run the same command again."
         )

@@ -15,6 +15,7 @@ from ..token_sets import TokenSets, levels_of
 
 Bool = NDArray[np.bool_]
 Ints = NDArray[np.int64]
+NO_WEAPON = int(np.iinfo(np.int64).min)
 BLOCK = 50_000
 """Rows that are spread into a presence matrix at a time."""
 EXAMPLES = {
@@ -29,7 +30,7 @@ class Rows:
     """Rows that nothing has been checked of.
 
     Attributes:
-        weapon: int64 [n], weapon token ids; -1 where there is none.
+        weapon: int64 [n], weapon token ids; `NO_WEAPON` where there is none.
         indptr: int64 [n + 1], where each row's tokens begin.
         tokens: int64 [nnz], ability token ids.
         unreadable: bool [n], rows whose tokens are not a list of numbers.
@@ -88,6 +89,7 @@ def check_rows(rows: Rows, vocabulary: Vocabulary, n_weapons: int) -> Checked:
     bad_weapon = (rows.weapon < 0) | (rows.weapon >= n_weapons)
     faults = {
         "the ability tokens are not a list of ids": rows.unreadable,
+        "the weapon id is not a whole number": rows.weapon == NO_WEAPON,
         "a weapon id outside the weapon vocabulary": bad_weapon,
         "an ability id outside the vocabulary": having(outside),
         "<MASK> in the set, which no partial build holds": having(masked),

@@ -104,12 +104,22 @@ class ImportOptions:
                 raise RequestError(f"--{flag} must be at least {least}; got {getattr(self, name)}. {NOTHING}")
 
 
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def files_below(path: Path) -> Generator[tuple[str, Path]]:
-    """Every file of a folder in a fixed order, with its name below the folder; a file gives itself."""
+    """Every file of a folder in a fixed order, with its name below the folder; a file gives itself.
+
+    Links are followed: what is read through them is an input too.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
     if path.is_file():
         yield path.name, path
         return
-    for folder, inner, names in os.walk(path):
+    for folder, inner, names in os.walk(path, onerror=_raise, followlinks=True):
         inner.sort()
         for name in sorted(names):
             file = Path(folder, name)
@@ -120,7 +130,7 @@ def stamp_of(inputs: Mapping[str, Path], options: Mapping[str, Any]) -> str:
     """A short name of what is imported: by the paths, sizes and times of change of all files, and by the options."""
     digest = hashlib.sha256(repr(sorted(options.items())).encode())
     for label, path in sorted(inputs.items()):
-        digest.update(f"{label}\0{path}\n".encode())
+        digest.update(f"{label}\0{path.absolute()}\n".encode())
         for name, file in files_below(path):
             status = file.stat()
             digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
@@ -132,10 +142,10 @@ def describe_input(path: Path) -> dict[str, Any]:
     if path.is_file():
         with path.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        return {"path": str(path), "bytes": path.stat().st_size, "sha256": sha256}
+        return {"path": str(path.absolute()), "bytes": path.stat().st_size, "sha256": sha256}
     digest, size, count = hashlib.sha256(), 0, 0
     for name, file in files_below(path):
         with file.open("rb") as stream:
             digest.update(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {name}\n".encode())
         size, count = size + file.stat().st_size, count + 1
-    return {"path": str(path), "files": count, "bytes": size, "sha256": digest.hexdigest()}
+    return {"path": str(path.absolute()), "files": count, "bytes": size, "sha256": digest.hexdigest()}

@@ -21,7 +21,7 @@ from ...schemas.errors import RequestError
 from ...schemas.vocabulary import Vocabulary, WeaponVocabulary
 from ..builder.examples import make_examples
 from ..token_sets import TokenSets
-from .rows import ExampleWriter, Rows, check_rows
+from .rows import NO_WEAPON, ExampleWriter, Rows, check_rows
 from .sources import NOTHING, ImportOptions
 from .work import SCRATCH, Pieces, Report, Work
 
@@ -115,7 +115,7 @@ def parse_cells(lists: Any, weapons: Any) -> Rows:  # noqa: ANN401 - pyarrow is 
     words = pc.list_flatten(parts)
     tokens = np.asarray(words.filter(pc.not_equal(words, "")).cast(pa.int64()))
     numbered = pc.match_substring_regex(weapons, _NUMBER)
-    weapon = np.asarray(pc.if_else(numbered, pc.utf8_trim_whitespace(weapons), "-1").cast(pa.int64()))
+    weapon = np.asarray(pc.if_else(numbered, pc.utf8_trim_whitespace(weapons), str(NO_WEAPON)).cast(pa.int64()))
     return Rows(weapon, np.concatenate([[0], np.cumsum(lengths)]), tokens, ~np.asarray(readable))
 
 

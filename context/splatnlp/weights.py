@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,8 +30,8 @@ SAE_OTHERS = ("usage_ema", "decoder.bias")
 def read_json(path: Path) -> dict[str, Any]:
     """One JSON object of a file; raises RequestError for anything else."""
     try:
-        loaded: object = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        loaded: object = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise RequestError(f"{path} cannot be read as JSON: {error}. {NOTHING}") from error
     if not isinstance(loaded, dict):
         raise RequestError(f"{path} holds a {type(loaded).__name__} where one JSON object is expected. {NOTHING}")
@@ -85,6 +86,16 @@ def read_params(path: Path, vocabulary: Vocabulary, weapons: WeaponVocabulary) -
     return params
 
 
+def _reason(error: Exception) -> str:
+    """What torch found, in one line, without its advice on how to load code as well."""
+    code = re.search(r"GLOBAL (\S+)", str(error))
+    if code:
+        return f"it asks for the Python object {code[1]}"
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is damaged, or holds more than tensors"
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+
+
 def _read_state(path: Path) -> dict[str, Tensor]:
     """A state dict, read without running any code that the file may hold."""
     import torch  # noqa: PLC0415 - one second, only where weights are read
@@ -93,8 +104,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         loaded: object = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, LookupError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RequestError(f"{path} cannot be read with weights only: {reason} {advice}. {NOTHING}") from error
+        raise RequestError(f"{path} cannot be read with weights only: {_reason(error)}. {advice}. {NOTHING}") from error
     if not isinstance(loaded, dict):
         raise RequestError(f"{path} holds a {type(loaded).__name__}. {advice}. {NOTHING}")
     for name, value in loaded.items():
@@ -118,11 +128,14 @@ def _arrays(path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, tuple[
         got = tuple(state[name].shape)
         if got != shape:
             raise RequestError(f"{path}: {name!r} has the shape {got} where {sizes} asks for {shape}. {NOTHING}")
-        if not state[name].is_floating_point():
-            raise RequestError(f"{path}: {name!r} holds {state[name].dtype}, no floating-point numbers. {NOTHING}")
-        if not bool(torch.isfinite(state[name]).all()):
-            raise RequestError(f"{path}: {name!r} holds NaN or infinite weights. {NOTHING}")
-    return {name: state[name].detach().float().contiguous().numpy() for name in wanted}
+        if not state[name].is_floating_point() or state[name].layout != torch.strided or state[name].is_meta:
+            kind = f"{state[name].dtype} in {state[name].layout} on {state[name].device}"
+            raise RequestError(f"{path}: {name!r} holds {kind}; dense floating-point numbers are expected. {NOTHING}")
+    arrays = {name: state[name].detach().float().contiguous().numpy() for name in wanted}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise RequestError(f"{path}: {name!r} holds NaN, or weights that are infinite in float32. {NOTHING}")
+    return arrays
 
 
 def read_model(path: Path, params: ModelParams, params_path: Path) -> State:
@@ -144,7 +157,7 @@ def read_sae(path: Path, params: ModelParams | None) -> State:
     """The autoencoder's weights; its width is the network's, where there is one."""
     state = _read_state(path)
     weight = state.get("encoder.weight")
-    if weight is None or weight.ndim != 2:
+    if weight is None or weight.ndim != 2 or not weight.numel():
         got = "none" if weight is None else f"one of shape {tuple(weight.shape)}"
         raise RequestError(f"{path} must have an 'encoder.weight' of [features, hidden]; it has {got}. {NOTHING}")
     features, dim = weight.shape

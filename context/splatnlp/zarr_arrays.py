@@ -16,6 +16,9 @@ from ..sae import CLAMP
 from .sources import NOTHING
 
 _ROUNDING = 1e-3
+_DAMAGED = (RuntimeError, ValueError, LookupError, TypeError)
+_DESCRIPTIONS = ("zarr.json", ".zarray", ".zgroup")
+"""One of them is in every zarr folder: of version 3, or of version 2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class Matrix:
     array: Any
 
     def read(self, rows: slice, columns: slice = slice(None)) -> NDArray[np.float32]:
-        """A block as float32; raises RequestError when it cannot be decoded."""
+        """A block as float32; raises RequestError when it cannot be decoded, OSError when the disk fails."""
         with _naming(self.path):
             return np.asarray(self.array[rows, columns], dtype=np.float32)
 
@@ -46,11 +49,11 @@ class Matrix:
 
 
 @contextmanager
-def _naming(path: Path) -> Generator[None]:
-    """Turn what zarr raises about a damaged folder into a message with its path."""
+def _naming(path: Path, *also: type[Exception]) -> Generator[None]:
+    """Turn what zarr raises about a damaged folder, and other errors named, into a message with its path."""
     try:
         yield
-    except (OSError, RuntimeError, ValueError, LookupError, TypeError) as error:
+    except (*_DAMAGED, *also) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RequestError(f"{path} cannot be read as a zarr array: {reason}. Copy it again. {NOTHING}") from error
 
@@ -67,9 +70,11 @@ def open_matrix(path: Path) -> Matrix:
         raise RequestError(
             f"{path} is a zarr folder, and zarr is not installed: pip install 'mechinterp-runner[import]'. {NOTHING}"
         ) from error
-    with _naming(path):
+    with _naming(path, OSError):
         if not path.is_dir():
             raise NotADirectoryError("there is no such folder")
+        if not any((path / name).is_file() for name in _DESCRIPTIONS):
+            raise FileNotFoundError(f"it holds no {_DESCRIPTIONS[0]}")
         array: Any = zarr.open(str(path), mode="r")
         if not isinstance(array, zarr.Array):
             raise TypeError("it is a group of arrays, and one array is expected")

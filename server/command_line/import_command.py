@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...context.home import DEMO, Home
 from ...schemas.errors import RequestError
 from ...schemas.manifest import is_name
-from .build_command import progress_bar
+from .build_command import stages_shown
 from .commands import compute_of
 from .flags import PROGRAM, add_compute
 
@@ -31,6 +30,7 @@ _FOLDERS = {
     "transposed": "activations by feature, instead of the dense batches",
     "neuron-acts": "activations as a folder a feature, instead of the dense batches",
 }
+_NO_EXAMPLES = "no examples: interventions on dataset_slice.contexts only"
 _NEEDED = ("vocab", "weapon-vocab")
 
 
@@ -52,7 +52,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--no-pooled", action="store_true", help="store no computed pooled vectors: they are computed on first use"
     )
     how.add_argument("--home", metavar="DIR", default=argparse.SUPPRESS, help="home folder of bundles and runs")
-    add_compute(how.add_argument)
+
+    def add(name: str, **settings: Any) -> None:  # noqa: ANN401 - as argparse takes them
+        if name != "--pooled-cache":  # an import computes every vector itself
+            how.add_argument(name, **settings)
+
+    add_compute(add)
 
 
 def run_import(given: argparse.Namespace) -> int:
@@ -92,15 +97,14 @@ def _import(given: argparse.Namespace, home: Home, folder: Path) -> ImportReport
         verify=given.verify,
         compute=compute_of(given),
     )
-    quiet = not sys.stderr.isatty()
-    with nullcontext() if quiet else progress_bar() as report:
-        told = {} if report is None else {"report": report}
-        return import_splatnlp(Sources(**paths), folder, options, stamps=home.root / "verified", **told)
+    with stages_shown() as report:
+        return import_splatnlp(Sources(**paths), folder, options, stamps=home.root / "verified", report=report)
 
 
 def _tell(made: ImportReport, name: str, folder: Path) -> None:
     manifest = made.manifest
-    parts = [f"{manifest.n_features:,} features", f"{manifest.n_examples:,} examples"]
+    parts = [f"{manifest.n_features:,} features"]
+    parts.append(f"{manifest.n_examples:,} examples" if manifest.n_examples else _NO_EXAMPLES)
     parts.append("a model" if manifest.model is not None else "no model: observational experiments only")
     print(f"{folder}: {', '.join(parts)}")
     table = manifest.made_by["table"]

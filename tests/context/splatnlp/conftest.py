@@ -15,6 +15,7 @@ import pytest
 import zarr
 from mechinterp_runner.context.bundle import Bundle, BundleContents
 from mechinterp_runner.context.context import Context
+from mechinterp_runner.context.splatnlp import importer
 from mechinterp_runner.context.splatnlp.importer import import_splatnlp
 from mechinterp_runner.context.splatnlp.sources import ImportOptions, Sources
 from mechinterp_runner.schemas.errors import RequestError
@@ -141,11 +142,11 @@ class Artefacts:
         made = self.imported(**files)
         return Context("ultra", Bundle.open(target, hash_files=True)), made
 
-    def imported(self, report: Callable[..., None] | None = None, **files: Any) -> Any:
+    def imported(self, report: Callable[..., None] | None = None, name: str = "ultra", **files: Any) -> Any:
         # Blocks of a few rows and features, so that every path goes through many of them.
         options = ImportOptions(block_bytes=3_000, **{key: files.pop(key) for key in list(files) if key in OPTIONS})
         sources = Sources(**(self.vocabularies() | files))
-        return import_splatnlp(sources, self.folder / "home" / "ultra", options, *([report] if report else []))
+        return import_splatnlp(sources, self.folder / "home" / name, options, *([report] if report else []))
 
     @property
     def left(self) -> list[str]:
@@ -154,7 +155,7 @@ class Artefacts:
         return sorted(path.name for path in home.iterdir()) if home.exists() else []
 
 
-OPTIONS = {"instances_per_build", "seed", "pooled", "verify"}
+OPTIONS = {"instances_per_build", "seed", "pooled", "verify", "compute"}
 
 
 @pytest.fixture
@@ -169,12 +170,12 @@ def artefacts(tmp_path: Path, small_contents: BundleContents, naive_pooled: np.n
 
 @pytest.fixture
 def refused(artefacts):
-    """Import files that cannot be; returns the message. No bundle may appear."""
+    """Import files that cannot be; returns the message. Nothing may be left: no bundle, and no work folder."""
 
     def refused(**files):
         with pytest.raises(RequestError) as caught:
             artefacts.imported(**files)
-        assert "ultra" not in artefacts.left
+        assert artefacts.left == []
         return str(caught.value)
 
     return refused
@@ -182,11 +183,12 @@ def refused(artefacts):
 
 @pytest.fixture
 def before_any_work(refused, artefacts, monkeypatch):
-    """The same, when it must be found before a stage begins: there is not even a work folder."""
+    """The same, when it must be found before a stage begins: there never is even a work folder."""
 
     def before_any_work(**files):
-        message = refused(**files)
-        assert artefacts.left == []
+        with monkeypatch.context() as patch:
+            patch.setattr(importer, "Work", lambda folder: pytest.fail(f"{folder} was begun"))
+            message = refused(**files)
         assert message.endswith("Nothing was imported.")
         return message
 

@@ -107,6 +107,12 @@ def test_the_imported_bundle_verifies_and_is_not_hashed_again_when_opened(import
     assert Contexts(home).get("ultra").n_features == 12
 
 
+def test_weights_alone_say_what_they_are_good_for(cli, artefacts):
+    files = artefacts.vocabularies() | artefacts.network()
+    _, out, _ = cli("import", "splatnlp", *flags(files), "--name", "bare")
+    assert "12 features, no examples: interventions on dataset_slice.contexts only, a model" in out
+
+
 def test_an_observational_bundle_refuses_interventions_and_answers_the_rest(cli, artefacts):
     files = artefacts.vocabularies() | artefacts.activations(dense=True)
     status, out, _ = cli("import", "splatnlp", *flags(files), "--name", "full")
@@ -190,4 +196,5 @@ def test_importing_is_among_the_commands_and_its_help_names_every_file(cli):
     _, out, _ = cli("import", "--help")
     for flag in ("--model", "--params", "--sae", "--vocab", "--weapon-vocab", "--tokenized-csv", "--activations"):
         assert flag in out
+    assert "--pooled-cache" not in out  # it would do nothing here
     assert cli("import", "elsewhere", "--name", "x", "--vocab", "a", "--weapon-vocab", "b")[0] == 2

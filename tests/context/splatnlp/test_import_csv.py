@@ -119,7 +119,8 @@ def test_broken_rows_are_counted_named_by_line_and_skipped(artefacts, builds, cs
     assert table["rows_skipped"] == {
         "the ability tokens are not a list of ids": 4,
         "an ability id outside the vocabulary": 1,
-        "a weapon id outside the weapon vocabulary": 3,
+        "the weapon id is not a whole number": 1,
+        "a weapon id outside the weapon vocabulary": 2,
         "<NULL> beside other tokens": 1,
         "a token twice": 1,
         "no ability at all": 2,
@@ -128,7 +129,7 @@ def test_broken_rows_are_counted_named_by_line_and_skipped(artefacts, builds, cs
     assert table["first_skipped"] == [
         "line 5: the ability tokens are not a list of ids",
         "line 6: an ability id outside the vocabulary",
-        "line 7: a weapon id outside the weapon vocabulary",
+        "line 7: the weapon id is not a whole number",
         "line 8: a weapon id outside the weapon vocabulary",
         "line 9: a token twice",
     ]

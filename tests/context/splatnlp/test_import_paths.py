@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from mechinterp_runner.context.bundle import Bundle
+from mechinterp_runner.context.device import Compute
 from mechinterp_runner.schemas.errors import RequestError
 
 
@@ -170,11 +171,20 @@ def test_the_bundle_says_where_it_came_from(artefacts):
     there = [path for path in batches if path.is_file()]
     assert made_by["inputs"]["activations"]["files"] == len(there)
     assert made_by["inputs"]["activations"]["bytes"] == sum(path.stat().st_size for path in there)
-    assert made_by["options"] == {"pooled": True, "device": "auto", "dtype": "float32"}
+    assert made_by["options"] == {"pooled": True, "device": context.device, "dtype": "float32"}
     assert made_by["versions"]["mechinterp-runner"]
     assert described["missing"] == {
         "examples/build_id.npy": "builds unknown: examples of the same weapon and token set count as one cluster"
     }
+
+
+def test_paths_are_stated_in_full_wherever_they_were_given_from(artefacts, monkeypatch):
+    files = artefacts.activations(dense=True)
+    monkeypatch.chdir(artefacts.folder)
+    _, made = artefacts.load(activations=files["activations"].relative_to(artefacts.folder))
+    inputs = made.manifest.made_by["inputs"]
+    assert inputs["activations"]["path"] == str(files["activations"] / "activations")
+    assert inputs["conversion_metadata"]["path"] == str(files["activations"] / "conversion_metadata.json")
 
 
 def test_the_same_files_give_the_same_bundle(artefacts):
@@ -207,7 +217,33 @@ def test_chunks_without_a_file_are_noted(artefacts):
     (chunk,) = (files["activations"] / "activations" / "batch_0001.zarr" / "c" / "1").iterdir()
     chunk.unlink()
     _, made = artefacts.load(**files)
-    assert made.notes == ("batch_0001.zarr: 1 of its chunks are not stored and read as zeros",)
+    (note,) = made.notes
+    assert note.startswith("batch_0001.zarr: 1 of its chunks are not stored and read as zeros")
+
+
+def test_a_feature_missing_at_the_end_is_not_known_of_and_that_is_noted(artefacts):
+    files = artefacts.activations(summary={"n_features": None}) | artefacts.neuron_acts()
+    _, made = artefacts.load(**files)
+    assert made.notes[0].startswith("nothing states the number of features: that none is missing at the end")
+
+
+def test_links_below_a_folder_are_followed_and_their_files_stated(artefacts):
+    files = artefacts.activations(dense=True)
+    linked = artefacts.folder / "elsewhere.zarr"
+    batch = files["activations"] / "activations" / "batch_0001.zarr"
+    shutil.move(batch, linked)
+    batch.symlink_to(linked)
+    context, made = artefacts.load(**files)
+    assert np.array_equal(all_columns(context), artefacts.acts)
+    there = [path for folder in (batch.parent, linked) for path in folder.rglob("*") if path.is_file()]
+    assert made.manifest.made_by["inputs"]["activations"]["files"] == len(there)
+
+
+def test_verify_compares_in_float32_what_was_computed_in_bfloat16(artefacts):
+    files = artefacts.activations(dense=True) | artefacts.network()
+    context, made = artefacts.load(**files, compute=Compute(device="cpu", dtype="bfloat16"), verify=304)
+    assert np.abs(context.bundle.array("pooled.npy") - artefacts.pooled).max() > 1e-3
+    assert made.verified.largest_difference < 1e-5
 
 
 def test_verify_finds_nothing_but_rounding_where_the_files_are_of_the_model(artefacts):

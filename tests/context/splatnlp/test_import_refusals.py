@@ -48,12 +48,30 @@ def test_missing_and_surplus_batches_are_named(before_any_work, artefacts):
     files = artefacts.activations(dense=True)
     folder = files["activations"]
     shutil.move(folder / "metadata" / "batch_0001.parquet", folder / "metadata" / "aside")
-    assert "of 3 batches, 0001 is missing" in before_any_work(**files)
+    assert "of 3 batches, missing: 0001" in before_any_work(**files)
     shutil.move(folder / "metadata" / "aside", folder / "metadata" / "batch_0001.parquet")
     shutil.rmtree(folder / "activations" / "batch_0002.zarr")
-    assert "of 3 batches, 0002 is missing" in before_any_work(**files)
+    assert "of 3 batches, missing: 0002" in before_any_work(**files)
     artefacts.json("s.json", {"n_batches": 2}).replace(folder / "conversion_metadata.json")
-    assert "of 2 batches, 0002 is one too many" in before_any_work(**files)
+    assert "of 2 batches, too many: 0002" in before_any_work(**files)
+
+
+def test_two_batches_or_features_of_one_number_are_refused(before_any_work, artefacts):
+    files = artefacts.activations(dense=True)
+    for part, ending in (("metadata", "parquet"), ("activations", "zarr")):
+        stray = files["activations"] / part / f"batch_1.{ending}"
+        stray.symlink_to(f"batch_0000.{ending}")
+        assert f"batch_0001.{ending} and batch_1.{ending} have the same number" in before_any_work(**files)
+        stray.unlink()
+    neurons = artefacts.neuron_acts()
+    (neurons["neuron_acts"] / "neuron_4").symlink_to("neuron_0005")
+    assert "neuron_0004 and neuron_4 have the same number" in before_any_work(**files, **neurons)
+
+
+def test_a_summary_that_states_too_much_is_refused_in_no_time(before_any_work, artefacts):
+    files = artefacts.activations(dense=True, summary={"n_batches": 10**15})
+    message = before_any_work(**files)
+    assert "of 1,000,000,000,000,000 batches, missing: 0003, 0004, 0005, 0006, 0007, 0008, 0009, 0010, …" in message
 
 
 @pytest.mark.parametrize(
@@ -87,7 +105,7 @@ def test_the_sae_must_have_the_features_of_the_activations(before_any_work, arte
     files = artefacts.activations(summary={"n_features": None}) | artefacts.network()
     artefacts.acts = artefacts.acts[:, :-1]
     assert "features by the SAE 12, the activations 11" in before_any_work(**files, **artefacts.transposed())
-    assert "of 12 features, neuron_0011 has no folder" in before_any_work(**files, **artefacts.neuron_acts())
+    assert "of 12 features, missing: 0011" in before_any_work(**files, **artefacts.neuron_acts())
 
 
 def test_the_sae_must_have_the_features_of_the_summary_even_where_nothing_is_copied(before_any_work, artefacts):
@@ -98,7 +116,7 @@ def test_the_sae_must_have_the_features_of_the_summary_even_where_nothing_is_cop
 def test_a_missing_neuron_is_not_taken_for_a_dead_one(before_any_work, artefacts):
     files = artefacts.activations() | artefacts.neuron_acts()
     shutil.rmtree(files["neuron_acts"] / "neuron_0004")
-    assert "of 12 features, neuron_0004 has no folder" in before_any_work(**files)
+    assert "of 12 features, missing: 0004" in before_any_work(**files)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +124,7 @@ def test_a_missing_neuron_is_not_taken_for_a_dead_one(before_any_work, artefacts
     [
         ("idxs", [0, 304], "position 304 is not in the 304 rows"),
         ("idxs", [-1, 3], "position -1 is not in"),
+        ("idxs", np.array([3, 2**63 + 7], np.uint64), "position 9,223,372,036,854,775,815 is not in the 304 rows"),
         ("idxs", [5, 5], "position 5 occurs twice"),
         ("idxs", [1], "2 values in acts.npy, 1 positions"),
         ("idxs", [0.0, 1.0], "holds float64"),
@@ -122,6 +141,14 @@ def test_a_spoilt_neuron_is_named(refused, artefacts, name, values, said):
     message = refused(**files)
     assert said in message
     assert "neuron_0007" in message
+
+
+def test_an_archive_in_place_of_an_array_is_named(refused, artefacts):
+    files = artefacts.activations() | artefacts.neuron_acts()
+    path = files["neuron_acts"] / "neuron_0007" / "acts.npy"
+    with path.open("wb") as stream:
+        np.savez(stream, acts=np.ones(3, np.float32))
+    assert f"{path} cannot be read as an array" in refused(**files)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -0.25, 7.0])
@@ -161,7 +188,7 @@ def test_a_zarr_folder_that_is_none_is_named(before_any_work, artefacts):
     batch = files["activations"] / "activations" / "batch_0001.zarr"
     shutil.rmtree(batch)
     batch.mkdir()
-    assert f"{batch} cannot be read as a zarr array" in before_any_work(**files)
+    assert f"{batch} cannot be read as a zarr array: it holds no zarr.json" in before_any_work(**files)
     batch.rmdir()
     zarr.create_group(str(batch))
     assert "it is a group of arrays" in before_any_work(**files)

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from mechinterp_runner.context.bundle import Bundle
-from mechinterp_runner.context.splatnlp import pooled, work
+from mechinterp_runner.context.splatnlp import importer, pooled, work
+from mechinterp_runner.context.splatnlp.zarr_arrays import Matrix
 from mechinterp_runner.schemas.errors import RequestError, StoreError
+from safetensors import SafetensorError
 
 
 class StoppedError(Exception):
@@ -102,6 +104,19 @@ def test_a_full_disk_is_said_and_what_is_finished_is_kept(artefacts, monkeypatch
     assert artefacts.left == ["ultra"]
 
 
+def test_a_disk_that_is_full_before_the_weights_are_written_is_said(artefacts, monkeypatch):
+    def full(*_given):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    files = artefacts.network()
+    with monkeypatch.context() as patch:
+        patch.setattr(importer, "save_tensors", full)
+        with pytest.raises(StoreError, match=r"model.safetensors cannot be written: .*No space left.*is kept in"):
+            artefacts.imported(**files)
+    artefacts.imported(**files)
+    fingerprint(artefacts)
+
+
 def test_a_bundle_that_could_not_be_given_its_name_is_published_by_the_next_try(artefacts, monkeypatch):
     files = artefacts.activations(dense=True)
 
@@ -118,9 +133,14 @@ def test_a_bundle_that_could_not_be_given_its_name_is_published_by_the_next_try(
 
 
 def test_vectors_that_will_not_fit_are_refused_before_they_are_computed(artefacts, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage())
-    with pytest.raises(RequestError, match=r"pooled vectors take 0.0 GB, and 0.0 GB are free"):
-        artefacts.imported(**artefacts.activations(), **artefacts.network())
+    files = artefacts.activations() | artefacts.network()
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: Usage())
+        with pytest.raises(StoreError, match=r"pooled vectors take 0.0 GB, and 0.0 GB are free"):
+            artefacts.imported(**files)
+    watch = Watch()
+    artefacts.imported(report=watch, **files)
+    assert watch.begun_at("examples") == 3
 
 
 class Usage:
@@ -149,7 +169,68 @@ def test_a_file_that_changes_during_the_import_spoils_it(artefacts):
 
     with pytest.raises(RequestError, match="an input changed while it was imported"):
         artefacts.imported(report=meddle, **files)
-    assert "ultra" not in artefacts.left
+    assert artefacts.left == []
+
+
+def test_a_file_behind_a_link_that_changes_is_noticed(artefacts):
+    files = artefacts.activations(dense=True)
+    batch = files["activations"] / "activations" / "batch_0001.zarr"
+    shutil.move(batch, artefacts.folder / "elsewhere.zarr")
+    batch.symlink_to(artefacts.folder / "elsewhere.zarr")
+    with pytest.raises(StoppedError):
+        artefacts.imported(report=Watch(12), **files)
+    os.utime(batch / "c" / "0" / "0", ns=(1, 1))
+    watch = Watch()
+    artefacts.imported(report=watch, **files)
+    assert watch.begun_at("weights") == 0
+
+
+def test_a_disk_that_fails_for_a_while_costs_nothing_that_is_finished(artefacts, monkeypatch):
+    files = artefacts.activations(dense=True)
+    broken = Matrix(artefacts.folder, (1, 1), (1, 1), Unreadable())
+    with monkeypatch.context() as patch:
+        patch.setattr(Matrix, "read", lambda _self, _rows, read=Matrix.read: read(broken, slice(1)))
+        with pytest.raises(StoreError, match=r"Input/output error. What is finished is kept in"):
+            artefacts.imported(**files)
+    watch = Watch()
+    artefacts.imported(report=watch, **files)
+    assert watch.begun_at("examples") == 3
+
+
+class Unreadable:
+    def __getitem__(self, _where):
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_name_that_another_import_took_meanwhile_stays_its_own(artefacts):
+    files, target = artefacts.activations(dense=True), artefacts.folder / "home" / "ultra"
+
+    def take(stage, done, total, note):
+        if (stage, done) == ("hash inputs", total):
+            target.mkdir()
+            (target / "bundle.json").write_text("another's")
+
+    with pytest.raises(StoreError, match=r"not empty.*What is finished is kept in"):
+        artefacts.imported(report=take, **files)
+    assert (target / "bundle.json").read_text() == "another's"
+    shutil.rmtree(target)
+    watch = Watch()
+    artefacts.imported(report=watch, **files)
+    assert watch.begun_at("activations") > 1
+    assert artefacts.left == ["ultra"]
+
+
+def test_what_is_kept_of_a_bundle_whose_name_begins_alike_stays(artefacts):
+    files = artefacts.activations(dense=True)
+    for name in ("ultra.v2", "ultra"):
+        with pytest.raises(StoppedError):
+            artefacts.imported(report=Watch(12), name=name, **files)
+    (mine, kept) = sorted(artefacts.left, key=len)
+    assert kept.startswith(".ultra.v2.")
+    os.utime(files["activations"] / "metadata" / "batch_0000.parquet", ns=(1, 1))  # so that `mine` is of no use
+    artefacts.imported(**files)
+    assert mine not in artefacts.left
+    assert artefacts.left == [kept, "ultra"]
 
 
 def test_the_same_import_does_not_run_twice_at_a_time(artefacts):

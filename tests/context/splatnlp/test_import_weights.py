@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from mechinterp_runner.context.device import Compute
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,11 @@ def spoilt(state, **changes):
         ({"output_layer.bias": None}, "has no 'output_layer.bias'"),
         ({"module.extra": np.zeros(2, np.float32)}, "has an unexpected 'module.extra'"),
         ({"output_layer.bias": np.zeros(3, np.float32)}, "'output_layer.bias' has the shape (3,)"),
-        ({"output_layer.bias": np.full(20, np.nan, np.float32)}, "'output_layer.bias' holds NaN or infinite"),
+        (
+            {"output_layer.bias": np.full(20, np.nan, np.float32)},
+            "'output_layer.bias' holds NaN, or weights that are infinite",
+        ),
+        ({"output_layer.bias": np.full(20, 1e300)}, "'output_layer.bias' holds NaN, or weights that are infinite"),
         ({"output_layer.bias": np.zeros(20, np.int64)}, "'output_layer.bias' holds torch.int64"),
     ],
 )
@@ -73,6 +78,7 @@ def test_a_spoilt_state_dict_is_refused_by_key(before_any_work, artefacts, chang
     ("changes", "said"),
     [
         ({"encoder.weight": None}, "must have an 'encoder.weight' of [features, hidden]; it has none"),
+        ({"encoder.weight": np.zeros((0, 8), np.float32)}, "it has one of shape (0, 8)"),
         ({"decoder_bias": None}, "has no 'decoder_bias'"),
         ({"threshold": np.zeros(12, np.float32)}, "has an unexpected 'threshold'"),
         ({"decoder.weight": np.zeros((12, 8), np.float32)}, "'decoder.weight' has the shape (12, 8)"),
@@ -81,6 +87,32 @@ def test_a_spoilt_state_dict_is_refused_by_key(before_any_work, artefacts, chang
 def test_a_spoilt_autoencoder_is_refused_by_key(before_any_work, artefacts, changes, said):
     path = artefacts.pth("spoilt.pth", spoilt(artefacts.sae_state(), **changes))
     assert said in before_any_work(**artefacts.activations(), **(artefacts.network() | {"sae": path}))
+
+
+def test_tensors_that_hold_no_dense_numbers_are_refused_by_key(before_any_work, artefacts):
+    import torch
+
+    network, rows = artefacts.network(), artefacts.activations()
+    state = torch.load(network["model"], weights_only=True)
+    for kind in (state["output_layer.weight"].to_sparse(), state["output_layer.weight"].to("meta")):
+        path = artefacts.folder / "no numbers.pth"
+        torch.save(state | {"output_layer.weight": kind}, path)
+        message = before_any_work(**rows, **(network | {"model": path}))
+        assert "'output_layer.weight' holds torch.float32" in message
+        assert "dense floating-point numbers are expected" in message
+
+
+def test_vocabularies_may_begin_with_a_byte_order_mark(artefacts):
+    path = artefacts.folder / "marked.json"
+    path.write_text(artefacts.vocabularies()["vocab"].read_text(), encoding="utf-8-sig")
+    context, _ = artefacts.load(**artefacts.network(), vocab=path)
+    assert dict(context.vocabulary.token_id) == artefacts.contents.vocabulary
+
+
+def test_a_device_that_is_not_there_is_refused_before_hours_of_reading(before_any_work, artefacts):
+    absent = Compute(device="cuda:99")
+    message = before_any_work(**artefacts.activations(dense=True), **artefacts.network(), compute=absent)
+    assert "device 'cuda:99' is not available here" in message
 
 
 class Harmful:
@@ -97,7 +129,8 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(before_any_work, ar
     torch.save({"output_layer.bias": Harmful()}, path)
     rows = artefacts.activations()
     message = before_any_work(**rows, **(artefacts.network() | {"model": path}))
-    assert "cannot be read with weights only" in message
+    assert "cannot be read with weights only: it asks for the Python object print. It must be" in message
+    assert "weights_only" not in message  # torch's advice to load such a file all the same
     path.write_bytes(b"not a pickle at all")
     assert "cannot be read with weights only" in before_any_work(**rows, **(artefacts.network() | {"model": path}))
     torch.save([1, 2], path)
