@@ -20,11 +20,10 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from ..schemas.errors import BundleError, RequestError
-from ..schemas.manifest import FORMAT_VERSION, FileEntry, Manifest, ModelParams
+from ..schemas.manifest import FORMAT_VERSION, MANIFEST, FileEntry, Manifest, ModelParams
 from ..schemas.planted import PlantedRule
 from ..schemas.vocabulary import Vocabulary, WeaponVocabulary
 
-MANIFEST = "bundle.json"
 ARRAYS = {
     "examples/weapon.npy": "int32",
     "examples/indptr.npy": "int64",
@@ -147,8 +146,12 @@ def _write_files(folder: Path, contents: BundleContents) -> None:
 
 
 def save_tensors(state: Mapping[str, NDArray[Any]], path: Path) -> None:
-    """Write arrays by name as a safetensors file."""
-    safetensors.numpy.save_file({name: np.ascontiguousarray(value) for name, value in sorted(state.items())}, path)
+    """Write arrays by name as a safetensors file; OSError where it cannot be written."""
+    arrays = {name: np.ascontiguousarray(value) for name, value in sorted(state.items())}
+    try:
+        safetensors.numpy.save_file(arrays, path)
+    except SafetensorError as error:  # its word for a full disk
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def _manifest_of(folder: Path, contents: BundleContents) -> Manifest:
@@ -270,7 +273,7 @@ class Bundle:
             "model.safetensors": "no network: interventional methods are refused, observational ones work",
             "sae.safetensors": "no SAE: what reads encoder or decoder weights is refused or null",
             "pooled.npy": "no stored pooled vectors: the network computes them on first use, where there is one",
-            "examples/weapon.npy": "no examples: experiments take their contexts from them, and are refused",
+            "examples/weapon.npy": "no examples: interventions need dataset_slice.contexts, all else is refused",
             "examples/build_id.npy": "builds unknown: examples of the same weapon and token set count as one cluster",
             "activations/indptr.npy": "no stored activations: the SAE computes them from pooled vectors",
         }

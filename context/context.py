@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -16,14 +16,15 @@ from ..schemas.errors import BundleError, RequestError
 from ..schemas.job import Job
 from ..schemas.spec import DatasetSlice
 from .bundle import Bundle
+from .derived import Derived
 from .device import DEFAULT_CACHE_BYTES, Compute
 from .directions import RandomDirections
 from .examples import Examples, Rows, open_examples
-from .memory import array_bytes
+from .given import given_sets, no_examples, unknown_height
 from .oracle import NetworkOracle, Oracle
 from .output_head import OutputHead
-from .population import Population, select
-from .sae import SparseAutoencoder
+from .population import Population, given_population, select
+from .sae import CLAMP, SparseAutoencoder, open_sae
 from .token_sets import TokenSets
 
 Floats = NDArray[np.floating[Any]]
@@ -50,17 +51,6 @@ class Readout:
     activation: Floats
 
 
-def _open_sae(bundle: Bundle) -> SparseAutoencoder | None:
-    """Read the autoencoder of a bundle; None when it has none."""
-    if not bundle.has("sae.safetensors"):
-        return None
-    state = bundle.tensors("sae.safetensors")
-    try:
-        return SparseAutoencoder.from_state(state)
-    except BundleError as error:
-        raise BundleError(f"{bundle.path / 'sae.safetensors'}: {error}") from error
-
-
 class Context:
     """A bundle with its network, SAE and examples, opened once and asked many times.
 
@@ -85,10 +75,10 @@ class Context:
         self.vocabulary = bundle.vocabulary()
         self.weapons = bundle.weapon_vocabulary()
         self.examples = open_examples(bundle, self.vocabulary, len(self.weapons))
-        self.sae = _open_sae(bundle)
+        self.sae = open_sae(bundle)
         self._oracle = oracle or self._network(cache_bytes)
         self._columns, self._hidden = Columns(), Columns()
-        self._derived: OrderedDict[object, Any] = OrderedDict()
+        self._derived = Derived(_DERIVED_BYTES)
         self._pooled: Floats | None = None
         self._maxima: dict[int, float | None] = {}
         self._lock = threading.RLock()
@@ -168,12 +158,15 @@ class Context:
         return feature
 
     @property
+    def has_examples(self) -> bool:
+        """Whether the bundle holds examples."""
+        return self.examples is not None and len(self.examples) > 0
+
+    @property
     def data(self) -> Examples:
         """The examples; raises RequestError when the bundle holds none."""
         if self.examples is None or not len(self.examples):
-            raise RequestError(
-                f"bundle {self.name!r} holds no examples, and this experiment reads them. Nothing was run."
-            )
+            raise no_examples(self.name)
         return self.examples
 
     # -- what the data say ------------------------------------------------------------------------------------------
@@ -242,15 +235,32 @@ class Context:
         return oracle.pooled(self.sets(np.arange(len(self.data))))
 
     def population(self, part: DatasetSlice, feature: int) -> Population:
-        """The examples a slice leaves for a feature; see `population.select`."""
+        """The examples a slice leaves for a feature, see `population.select`; none where it gives contexts."""
+        if part.contexts is not None:
+            return self._given(part, feature)
         return select(part, self.data, self.activations(feature), self.vocabulary, self.weapons)
+
+    def _given(self, part: DatasetSlice, feature: int) -> Population:
+        """The population of contexts given in the spec."""
+        sets, warnings = given_sets(part.contexts or (), self.vocabulary, self.weapons)
+        if self.has_examples:
+            dead = not bool(np.any(self.activations(feature) > 0))
+            return given_population(len(sets), dead=dead, warnings=warnings)
+        warnings = (*warnings, unknown_height(self.name, self.min_effect(self.check_feature(feature))))
+        return given_population(len(sets), dead=False, warnings=warnings, caveat="; specificity unknown")
+
+    def given_sets(self, part: DatasetSlice) -> TokenSets:
+        """Token sets of the contexts that a slice gives; see `given.given_sets`."""
+        return given_sets(part.contexts or (), self.vocabulary, self.weapons)[0]
 
     def sets(self, rows: Rows) -> TokenSets:
         """Token sets of some examples."""
         return self.data.sets(rows)
 
     def effective_max(self, feature: int) -> float | None:
-        """99.5th percentile of the feature's active activations over all examples; None for a dead feature."""
+        """99.5th percentile of the feature's active activations; None if it is dead, or there are no examples."""
+        if not self.has_examples:
+            return None
         if feature not in self._maxima:
             column = self.activations(feature)
             active = column[column > 0]
@@ -258,8 +268,8 @@ class Context:
         return self._maxima[feature]
 
     def min_effect(self, feature: int) -> float | None:
-        """Smallest effect of interest: 5 % of the effective max; None for a dead feature."""
-        top = self.effective_max(feature)
+        """Smallest effect of interest: 5 % of the effective max, or of 6 without examples; None for a dead feature."""
+        top = self.effective_max(feature) if self.has_examples else CLAMP
         return None if top is None else MIN_EFFECT_SHARE * top
 
     def active_rate(self, feature: int) -> float:
@@ -317,7 +327,7 @@ class Context:
 
     def random_directions(self) -> RandomDirections | None:
         """Random directions with the covariance of the examples' pooled vectors; None where those are unknown."""
-        if self.examples is None or not (self.bundle.has("pooled.npy") or self.has_model):
+        if not self.has_examples or not (self.bundle.has("pooled.npy") or self.has_model):
             return None
         return self.derived("directions", self._make_directions)
 
@@ -329,17 +339,11 @@ class Context:
             rows = np.sort(np.random.default_rng(0).choice(n, _REFERENCE_ROWS, replace=False))
         return RandomDirections.from_reference(np.asarray(pooled[rows]))
 
-    def derived(self, key: object, make: Callable[[], T]) -> T:
+    def derived(self, key: Hashable, make: Callable[[], T]) -> T:
         """Return what ``make`` gives, remembered under ``key``: matrices that depend on the bundle alone."""
-        with self._lock:
-            if key not in self._derived:
-                self._derived[key] = make()
-                while len(self._derived) > 1 and array_bytes(*self._derived.values()) > _DERIVED_BYTES:
-                    self._derived.popitem(last=False)
-            self._derived.move_to_end(key)
-            return self._derived[key]
+        return self._derived.get(key, make)
 
-    def derived_for(self, population: Population, name: object, make: Callable[[], T]) -> T:
+    def derived_for(self, population: Population, name: Hashable, make: Callable[[], T]) -> T:
         """Return what ``make`` gives of a population's rows, remembered while the same rows are asked about.
 
         Where the feature's own activation chose the rows, they are hardly met again and nothing is remembered.

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..schemas.errors import RequestError
+from ..schemas.manifest import MANIFEST
 from .device import DEFAULT_CACHE_BYTES, Compute
 from .home import Home
 
 if TYPE_CHECKING:
     from .context import Context
 
+Stamp = tuple[int, int, int]
 _MAX_OPEN = 4
 
 
@@ -38,12 +40,14 @@ class Contexts:
     ) -> None:
         self.home, self._compute, self._max_open = home, compute or Compute(), max_open
         self._cache_bytes = memory_budget // max_open
-        self._open: OrderedDict[Path, Context] = OrderedDict()
+        self._open: OrderedDict[Path, tuple[Stamp | None, Context]] = OrderedDict()
         self._locks: dict[Path, threading.Lock] = {}
         self._lock = threading.Lock()
 
     def get(self, name: str | None = None, *, path: Path | None = None) -> Context:
         """Return the context of a bundle, opening it if need be; callers that ask at once wait for one opening.
+
+        A bundle whose folder was replaced since is opened anew.
 
         Args:
             name: a bundle's name; None takes the default one.
@@ -64,17 +68,19 @@ class Contexts:
         with self._lock:
             gate = self._locks.setdefault(folder, threading.Lock())
         with gate:
+            stamp = _stamp(folder)
             with self._lock:
-                if folder in self._open:
+                if folder in self._open and self._open[folder][0] == stamp:
                     self._open.move_to_end(folder)
-                    return self._open[folder]
+                    return self._open[folder][1]
             from .bundle import Bundle  # noqa: PLC0415 - a server answers before it has imported numpy
             from .context import Context  # noqa: PLC0415
 
             bundle = Bundle.open(folder, stamps=self.home.root / "verified")
             context = Context(folder.name, bundle, compute=self._compute, cache_bytes=self._cache_bytes)
             with self._lock:
-                self._open[folder] = context
+                self._open[folder] = stamp, context
+                self._open.move_to_end(folder)
                 while len(self._open) > self._max_open:
                     self._open.popitem(last=False)
             return context
@@ -82,7 +88,16 @@ class Contexts:
     def loaded(self) -> tuple[str, ...]:
         """Names of the open bundles, most recently used last."""
         with self._lock:
-            return tuple(context.name for context in self._open.values())
+            return tuple(context.name for _, context in self._open.values())
+
+
+def _stamp(folder: Path) -> Stamp | None:
+    """Tells a bundle from one that took its place: its manifest's file, size and time of change; None without one."""
+    try:
+        found = (folder / MANIFEST).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def load_context(

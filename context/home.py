@@ -9,7 +9,7 @@ from pathlib import Path
 from platformdirs import user_data_path
 
 from ..schemas.errors import RequestError, UnknownNameError
-from ..schemas.manifest import is_name
+from ..schemas.manifest import MANIFEST, is_name
 
 DEMO = "demo"
 ENV_HOME = "MECHINTERP_HOME"
@@ -43,7 +43,7 @@ class Home:
         """Names of the bundles there are: the shipped demo first, then those of the home folder."""
         found: list[str] = []
         if self.bundles.is_dir():
-            found = [path.name for path in sorted(self.bundles.iterdir()) if (path / "bundle.json").is_file()]
+            found = [path.name for path in sorted(self.bundles.iterdir()) if (path / MANIFEST).is_file()]
         return (DEMO, *(name for name in found if name != DEMO and is_name(name)))
 
     def default_bundle(self) -> str:
@@ -63,14 +63,14 @@ class Home:
                 f"bundle name {name!r} is not allowed: letters, digits, '.', '_' and '-' only, at most 64, no path. "
                 f"Bundles here: {', '.join(self.bundle_names())}."
             )
-        if name == DEMO and not (self.bundles / DEMO / "bundle.json").is_file():
+        if name == DEMO and not (self.bundles / DEMO / MANIFEST).is_file():
             return demo_path()
         if name not in self.bundle_names():
             raise UnknownNameError(
                 "bundle",
                 name,
                 self.bundle_names(),
-                f"A bundle is a folder {self.bundles}{os.sep}NAME with a bundle.json.",
+                f"A bundle is a folder {self.bundles}{os.sep}NAME with a {MANIFEST}.",
             )
         return self.bundles / name
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
 
 from ...schemas.errors import RequestError, StoreError
 from ...schemas.manifest import FORMAT_VERSION, FileEntry, Manifest
@@ -184,10 +183,7 @@ def _write_weights(plan: Plan, work: Work) -> None:
         (work.bundle / name).write_text(json.dumps(as_mapping(tokens), indent=0) + "\n", encoding="utf-8")
     for name, state in (("model.safetensors", plan.model), ("sae.safetensors", plan.sae)):
         if state is not None:
-            try:
-                save_tensors(state, work.bundle / name)
-            except SafetensorError as error:  # its word for a full disk
-                raise OSError(f"{work.bundle / name} cannot be written: {error}") from error
+            save_tensors(state, work.bundle / name)
 
 
 def _manifest(plan: Plan, work: Work, files: dict[str, FileEntry], made_by: dict[str, Any]) -> Manifest:

@@ -77,6 +77,20 @@ def test_the_least_recently_used_bundle_is_closed_first(small_home):
     assert contexts.loaded() == ("alpha", "beta")
 
 
+def test_a_bundle_that_took_the_place_of_an_open_one_is_opened(small_home):
+    contexts = Contexts(small_home, compute=CPU)
+    alpha, beta = contexts.get("alpha"), contexts.get("beta")
+    folders = [small_home.bundles / name for name in ("alpha", "beta")]
+    folders[0].rename(small_home.bundles / "kept")
+    with pytest.raises(UnknownNameError, match="alpha"):
+        contexts.get("alpha")
+    folders[1].rename(folders[0])
+    anew = contexts.get("alpha")
+    assert anew is not alpha
+    assert anew.bundle.fingerprint == beta.bundle.fingerprint
+    assert contexts.get("alpha") is anew
+
+
 def test_an_unknown_name_is_answered_with_the_nearest(small_home):
     with pytest.raises(UnknownNameError, match="unknown bundle 'alhpa': did you mean 'alpha'"):
         Contexts(small_home).get("alhpa")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mechinterp_runner.context.derived import Derived
 from mechinterp_runner.context.directions import RandomDirections
 from mechinterp_runner.runners.design.specificity import NullEffects, null_activations, null_effects
 from mechinterp_runner.schemas.spec import DatasetSlice
@@ -75,7 +75,7 @@ def test_the_rows_of_the_null_are_projected_once_for_all_features_and_read_as_di
     read = []
     pooled_of = world.pooled_of
     monkeypatch.setattr(world, "pooled_of", lambda rows: read.append(len(rows)) or pooled_of(rows))
-    monkeypatch.setattr(world, "_derived", OrderedDict())
+    monkeypatch.setattr(world, "_derived", Derived(1 << 30))
     feature = next(f for f in range(world.n_features) if world.effective_max(f) is not None)
     whole = world.population(DatasetSlice(), feature)
     part = replace(whole, rows=whole.rows[::3], activation=whole.activation[::3])
