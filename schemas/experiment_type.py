@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 
 DESIGNED = (
@@ -30,6 +31,7 @@ DESIGNED = (
 _RUNNERS = Path(__file__).resolve().parent.parent / "runners"
 
 
+@cache
 def runner_names() -> tuple[str, ...]:
     """Names of the experiments this version can run: the file names in ``runners/``, read without importing them."""
     return tuple(sorted(path.stem for path in _RUNNERS.glob("*.py") if not path.stem.startswith("_")))
