@@ -21,6 +21,8 @@ Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 DEFAULT_MEMORY = 1 << 30
 LARGEST_BLOCK = 512
+_ENTRY_BYTES = 16
+"""Of a stored activation: its value and row, by column as they are read and by row as they are used."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +63,16 @@ class Census:
     device: str
 
     @classmethod
-    def of(cls, ctx: Context, *, chunk_rows: int = DEFAULT_CHUNK) -> Census:
+    def of(cls, ctx: Context, *, chunk_rows: int = DEFAULT_CHUNK, job: Job | None = None) -> Census:
         """Count the examples and read the weights.
 
         Raises:
             RequestError: the bundle has no examples, or nothing to tell their activations from.
+            Cancelled: the job was stopped.
         """
-        _ = ctx.data
-        if not ctx.bundle.has("activations/indptr.npy") and ctx.sae is None:
-            raise RequestError(f"bundle {ctx.name!r} has neither SAE weights nor stored activations. Nothing was run.")
+        check(ctx)
         plan = RowPlan.of(ctx, chunk_rows)
-        return cls(ctx, plan, make_design(ctx, plan), read_weights(ctx), device_for_sums(ctx))
+        return cls(ctx, plan, make_design(ctx, plan, job), read_weights(ctx), device_for_sums(ctx))
 
     @property
     def subjects(self) -> Subjects:
@@ -113,6 +114,21 @@ class Census:
         )
 
 
+def check(ctx: Context) -> None:
+    """Check that a census of a bundle can be taken.
+
+    Raises:
+        RequestError: the bundle has no examples, or nothing to tell their activations from.
+    """
+    _ = ctx.data
+    computed = ctx.sae is not None and (ctx.bundle.has("pooled.npy") or ctx.has_model)
+    if not computed and not ctx.bundle.has("activations/indptr.npy"):
+        raise RequestError(
+            f"bundle {ctx.name!r} has neither stored activations nor SAE weights with pooled vectors, or a network, to "
+            f"compute them. Nothing was run."
+        )
+
+
 def block_size(ctx: Context, memory: int = DEFAULT_MEMORY, chunk_rows: int = DEFAULT_CHUNK) -> int:
     """Features that one pass can summarise in so many bytes, at most 512.
 
@@ -120,10 +136,19 @@ def block_size(ctx: Context, memory: int = DEFAULT_MEMORY, chunk_rows: int = DEF
         RequestError: not even one fits.
     """
     fixed, each = bytes_of(len(ctx.weapons), len(ctx.vocabulary), ctx.bundle.manifest.hidden_dim or 0, chunk_rows)
-    fitting = (memory - fixed) // each
-    if fitting < 1:
+    largest = min(LARGEST_BLOCK, ctx.n_features)
+    needed = fixed + each * np.arange(1, largest + 1) + _bytes_of_columns(ctx, largest)
+    if needed[0] > memory:
         raise RequestError(
-            f"a census of bundle {ctx.name!r} needs at least {(fixed + each) / 2**20:,.0f} MiB; {memory / 2**20:,.0f} "
+            f"a census of bundle {ctx.name!r} needs at least {needed[0] / 2**20:,.0f} MiB; {memory / 2**20:,.0f} "
             f"MiB were allowed. Allow more. Nothing was run."
         )
-    return int(min(fitting, LARGEST_BLOCK, ctx.n_features))
+    return int(np.searchsorted(needed, memory, side="right"))
+
+
+def _bytes_of_columns(ctx: Context, largest: int) -> Ints:
+    """Memory that stored activations of any 1, 2, ... ``largest`` features take at most; 0 where none are stored."""
+    if not ctx.bundle.has("activations/indptr.npy"):
+        return np.zeros(largest, dtype=np.int64)
+    held = np.diff(ctx.bundle.array("activations/indptr.npy", (ctx.n_features + 1,)))
+    return _ENTRY_BYTES * np.cumsum(np.sort(held)[::-1][:largest])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ...context.context import Context
 from ...context.feature_sums import RowPlan
+from ...schemas.job import Job
 from .subjects import Subjects
 
 Floats = NDArray[np.floating[Any]]
@@ -63,8 +64,8 @@ class Design:
         return float(self.n.sum())
 
 
-def make_design(ctx: Context, plan: RowPlan) -> Design:
-    """Count the examples of a bundle, chunk by chunk."""
+def make_design(ctx: Context, plan: RowPlan, job: Job | None = None) -> Design:
+    """Count the examples of a bundle, chunk by chunk; the job is asked between them whether to stop."""
     from scipy import sparse  # noqa: PLC0415 - not needed to discover the runners
 
     subjects = Subjects.of(ctx)
@@ -74,6 +75,8 @@ def make_design(ctx: Context, plan: RowPlan) -> Design:
     squares, sizes_squared, clusters = np.zeros((w, t)), np.zeros(w), np.zeros(w)
     with_it, without = np.zeros(t), np.zeros(t)
     for chunk in plan.chunks():
+        if job is not None:
+            job.check()
         matrix = ctx.data.token_matrix(chunk.rows)[:, subjects.tokens]
         joint += (matrix.T @ matrix).toarray()
         sizes = chunk.sizes.astype(np.float64)

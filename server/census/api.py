@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,13 +97,16 @@ def census_of(ctx: Context, home: Home) -> CensusTable:
     Raises:
         RequestError: there is none, and the bundle is too large to take it now.
     """
-    store = CensusStore(home, ctx.name, ctx.bundle.fingerprint)
+    store = CensusStore.of(ctx, home)
     if store.path().is_file():
         return ctx.derived(("census", store.path().stat().st_mtime_ns), lambda: CensusTable.open(store.path()))
     found = small_census(ctx) or store.find()
     if found is None:
+        named = ctx.name in home.bundle_names() and home.bundle_path(ctx.name) == ctx.bundle.path
+        where = f"--model {ctx.name}" if named else shlex.join(["--bundle", str(ctx.bundle.path)])
         raise RequestError(
-            f"bundle {ctx.name!r} has no census yet, and find_features searches one: take it with `mechinterp-runner "
-            f"census --model {ctx.name}` ({ctx.n_features:,} features, {len(ctx.data):,} examples). Nothing was run."
+            f"bundle {ctx.name!r} has no census yet, and find_features searches one: take it with the tool take_census "
+            f"or with `mechinterp-runner census {where}` ({ctx.n_features:,} features, {len(ctx.data):,} examples). "
+            f"Nothing was run."
         )
     return found

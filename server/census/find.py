@@ -8,24 +8,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runners.census.subjects import KINDS
+from ...runners.census.subjects import KINDS, PART_KINDS
+from ...runners.stats.groups import MIN_CLUSTERS
 from ...schemas.errors import RequestError
 from ...schemas.result import Followup
-from .arguments import FindArguments
+from .arguments import Direction, FindArguments
 from .found import EffectView, FeatureList, FeatureRow
 from .names import Subject, subjects_of
-from .table import CensusTable, Floats
+from .table import NOTHING, CensusTable, Floats
 
 CORRELATIONAL = (
     "CORRELATIONAL: the census describes the examples, not the network. Abilities are compared within weapons, weapons "
-    "and kits with all others (adjusted: abilities held fixed). The followups test it."
+    "and kits with all others (adjusted: abilities held fixed)."
 )
 _FOLLOWED = 3
+_ALIKE = 0.9
+_EFFECT_DIGITS = 6
+"""Headlines round effects again: 1.9949 must not become 2.00 by way of 1.995."""
 
 
 @dataclass(frozen=True)
 class _Strengths:
-    """Effects of the subjects asked for, arrays [s, f]; of an ability those of its strongest token.
+    """Effects of the subjects asked for, arrays [s, f]; of an ability those of its strongest token that way.
 
     Attributes:
         subjects: what was asked for.
@@ -44,21 +48,29 @@ class _Strengths:
     adjusted: Floats
 
     @classmethod
-    def of(cls, census: CensusTable, subjects: list[Subject]) -> _Strengths:
+    def of(cls, census: CensusTable, subjects: list[Subject], direction: Direction | None = None) -> _Strengths:
         """Read them off the census."""
         height = census.column("effective_max").astype(np.float64)
-        found = [_strength(census, subject) for subject in subjects]
+        found = [_strength(census, subject, direction) for subject in subjects]
         chosen, effect, z, adjusted = (
             np.array([each[at] for each in found]).reshape(len(found), len(census)) for at in range(4)
         )
         return cls(subjects, chosen.astype(np.intp), effect, effect / height, z, adjusted)
 
 
-def _strength(census: CensusTable, subject: Subject) -> tuple[Floats, Floats, Floats, Floats]:
-    """Column with the largest |z|, its effect, z and adjusted effect, [f] each."""
+def _towards(z: Floats, direction: Direction | None) -> Floats:
+    """How far z goes in a direction: |z| without one; unknown is 0."""
+    known = np.nan_to_num(z)
+    return {"raises": known, "lowers": -known, None: np.abs(known)}[direction]
+
+
+def _strength(
+    census: CensusTable, subject: Subject, direction: Direction | None
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Column with the largest |z| in the direction, its effect, z and adjusted effect, [f] each."""
     columns, rows = list(subject.columns), np.arange(len(census))
     z = census.matrix(f"{subject.kind}_z")[:, columns].astype(np.float64)
-    best = np.abs(np.nan_to_num(z)).argmax(axis=1)
+    best = _towards(z, direction).argmax(axis=1)
     at = np.asarray(columns)[best]
     effect = census.matrix(f"{subject.kind}_effect")[rows, at].astype(np.float64)
     adjusted = np.full(len(rows), np.nan)
@@ -76,7 +88,7 @@ def find(census: CensusTable, given: FindArguments) -> FeatureList:
     """
     subjects = subjects_of(census.meta, given)
     _check(census, given, subjects)
-    strengths = _Strengths.of(census, subjects)
+    strengths = _Strengths.of(census, subjects, given.direction)
     threshold = census.meta.z_threshold if given.min_z is None else given.min_z
     kept = _activity(census, given)
     matching = kept.copy()
@@ -85,12 +97,13 @@ def find(census: CensusTable, given: FindArguments) -> FeatureList:
         matching &= side & (np.abs(np.nan_to_num(z)) >= threshold) & (np.abs(np.nan_to_num(share)) >= given.min_share)
     order = _ordered(census, given, strengths, matching)
     rows = [_row(census, strengths, at) for at in order[: given.limit]]
-    near = _nearest_miss(census, given, strengths, kept) if subjects and not len(order) else ""
+    unknown = None if rows else _unknown(census, strengths)
+    near = _nearest_miss(census, given, strengths, kept) if subjects and not rows and unknown is None else ""
     return FeatureList(
-        headline=_headline(census, given, subjects, rows, len(order)) + near,
+        headline=_headline(census, given, subjects, rows, total=len(order), unknown=unknown) + near,
         total=len(order),
         features=rows,
-        warnings=_warnings(census, given, subjects),
+        warnings=_warnings(census, given, subjects, rows),
         followups=_followups(census, strengths, order[:_FOLLOWED]),
         more=f"limit={min(len(order), 50)} shows more" if len(order) > len(rows) else None,
     )
@@ -104,6 +117,10 @@ def _check(census: CensusTable, given: FindArguments, subjects: list[Subject]) -
         raise RequestError(f"min_rate {given.min_rate:g} is above max_rate {given.max_rate:g}. Nothing was run.")
     if given.sort in {"effect", "z"} and not subjects:
         raise RequestError(f"sort {given.sort!r} needs a name: query, ability, weapon, ... Nothing was run.")
+    asked = given.min_cosine is not None or feature is not None or given.sort == "cosine"
+    if asked and not _known(census.column("nearest_cosine")):
+        lacking = f"bundle {meta.bundle!r} has no SAE weights, or one feature only"
+        raise RequestError(f"min_cosine, redundant_with and sort 'cosine' compare decoder columns: {lacking}.")
     if feature is not None and not meta.first <= feature < meta.stop:
         held = f"the census of bundle {meta.bundle!r} holds features {meta.first} to {meta.stop - 1}"
         raise RequestError(f"redundant_with {feature} is out of range: {held}. Nothing was run.")
@@ -153,29 +170,39 @@ def _effect(census: CensusTable, strengths: _Strengths, which: int, at: int) -> 
     effect, z, adjusted = (float(values[which, at]) for values in (strengths.effect, strengths.z, strengths.adjusted))
     return EffectView(
         subject=subject.title_of(census.meta, column),
-        effect=_short(effect) or 0.0,
+        effect=_short(effect, _EFFECT_DIGITS) or 0.0,
         share=_short(float(strengths.share[which, at])),
         z=_short(z),
         beyond_chance=abs(z) >= census.meta.z_threshold,
-        adjusted=_short(adjusted),
+        adjusted=_short(adjusted, _EFFECT_DIGITS),
         explained_by_abilities=None if np.isnan(adjusted) else bool(np.sign(effect) * adjusted < 0.5 * abs(effect)),
         n=census.meta.held[subject.kind][column],
     )
 
 
-def _short(value: float) -> float | None:
-    """Four significant digits; None for NaN."""
-    return None if np.isnan(value) else float(f"{value:.4g}")
+def _short(value: float, digits: int = 4) -> float | None:
+    """So many significant digits; None for NaN."""
+    return None if np.isnan(value) else float(f"{value:.{digits}g}")
 
 
 def _said(row: FeatureRow) -> str:
     """A feature in a headline."""
-    parts = [f"{each.effect:+.2f} ({each.share or 0.0:.0%} of its max)" for each in row.effects]
+    parts = [f"{each.effect:+.2f} ({_percent(each.share or 0.0)} of its max)" for each in row.effects]
     return f"feature {row.feature_id} {' and '.join(parts)}"
 
 
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if abs(share) >= 0.005 else f"{share:.1g}"
+
+
 def _headline(
-    census: CensusTable, given: FindArguments, subjects: list[Subject], rows: list[FeatureRow], total: int
+    census: CensusTable,
+    given: FindArguments,
+    subjects: list[Subject],
+    rows: list[FeatureRow],
+    *,
+    total: int,
+    unknown: str | None,
 ) -> str:
     meta = census.meta
     tail = f"{meta.n_examples:,} examples: all examples; observational, CORRELATIONAL."
@@ -183,10 +210,12 @@ def _headline(
     if not subjects:
         kind = "dead" if given.dead else "as asked for"
         first = f": {', '.join(str(row.feature_id) for row in rows[:10])}" if rows else ""
-        return f"{among} are {kind}{first}; {tail}"
+        return f"{among} {'is' if total == 1 else 'are'} {kind}{first}; {tail}"
     named = " and ".join(subject.title for subject in subjects)
     verb = {"raises": "rise{} with", "lowers": "fall{} with", None: "go{} with"}[given.direction]
     verb = verb.format("" if total != 1 else "es" if given.direction is None else "s")
+    if unknown is not None:
+        return f"nothing can be said of {unknown}; {tail}"
     if not rows:
         return f"nothing found: none of {len(census):,} features {verb} {named}, as asked for; {tail}"
     first = ", ".join(_said(row) for row in rows[:3])
@@ -194,9 +223,19 @@ def _headline(
     return f"{among} {verb} {named}{chance}: {first}; {tail}"
 
 
+def _unknown(census: CensusTable, strengths: _Strengths) -> str | None:
+    """The first subject of which the examples tell nothing, and why, in words."""
+    for subject, z in zip(strengths.subjects, strengths.z, strict=True):
+        if np.isnan(z).all():
+            held = max(census.meta.held[subject.kind][column] for column in subject.columns)
+            units = "2 kits" if subject.kind in PART_KINDS else f"{MIN_CLUSTERS} builds"
+            return f"{subject.title}: {held:,} examples have it, and it takes {units} with it and {units} without"
+    return None
+
+
 def _nearest_miss(census: CensusTable, given: FindArguments, strengths: _Strengths, kept: NDArray[np.bool_]) -> str:
     """The feature that comes nearest to what was asked for."""
-    score = np.where(kept, np.abs(np.nan_to_num(strengths.z)).min(axis=0), -1.0)
+    score = np.where(kept, _towards(strengths.z, given.direction).min(axis=0), -1.0)
     at = int(score.argmax())
     if score[at] <= 0:
         return ""
@@ -205,9 +244,9 @@ def _nearest_miss(census: CensusTable, given: FindArguments, strengths: _Strengt
     return f" The nearest: {_said(row)}, |z| = {score[at]:.1f}; asked for: {threshold:.1f}, {given.min_share:.0%}."
 
 
-def _warnings(census: CensusTable, given: FindArguments, subjects: list[Subject]) -> list[str]:
+def _warnings(census: CensusTable, given: FindArguments, subjects: list[Subject], rows: list[FeatureRow]) -> list[str]:
     meta = census.meta
-    found = [CORRELATIONAL] if subjects else []
+    found = [CORRELATIONAL + (" The followups test it." if rows else "")] if subjects else []
     if not meta.whole:
         found.append(f"the census holds features {meta.first} to {meta.stop - 1} of {meta.n_features:,} only")
     if given.min_z is not None and given.min_z < meta.z_threshold:
@@ -252,3 +291,19 @@ def strongest(census: CensusTable, limit: int) -> list[FeatureRow]:
     order = np.argsort(-best, kind="stable")[:limit]
     none = _Strengths.of(census, [])
     return [_row(census, none, at) for at in order.tolist() if best[at] > 0]
+
+
+def counts(census: CensusTable) -> str:
+    """How many features there are of which sort, in a line."""
+    dead, label, threshold = census.column("dead"), census.column("label"), census.meta.z_threshold
+    nothing, cosine = (label == NOTHING).sum(), census.column("nearest_cosine")
+    alike = f", {(cosine >= _ALIKE).sum():,} with another of cosine {_ALIKE} or more" if _known(cosine) else ""
+    return (
+        f"{len(census):,} features, {census.meta.n_examples:,} examples: {dead.sum():,} dead, {nothing:,} with nothing "
+        f"beyond chance (|z| >= {threshold:.1f}){alike}"
+    )
+
+
+def _known(values: NDArray[Any]) -> bool:
+    """Whether any of the values is known."""
+    return not np.isnan(values.astype(np.float64)).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from ...schemas.result import Followup, Record
@@ -42,3 +44,13 @@ class FeatureList(Record):
     warnings: list[str] = Field(default_factory=list)
     followups: list[Followup] = Field(default_factory=list, description="Specs for run_spec, each with its reason.")
     more: str | None = None
+
+
+class CensusView(Record):
+    """A census that was taken, or how far it is."""
+
+    headline: str
+    status: Literal["done", "running", "stopped"]
+    file: str | None = Field(default=None, description="Parquet file, a row a feature.")
+    features: list[FeatureRow] = Field(default_factory=list, description="Those with the largest effects.")
+    hints: list[str] = Field(default_factory=list)

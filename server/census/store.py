@@ -6,11 +6,16 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...context.home import Home
-from ...schemas.errors import StoreError
+from ...schemas.errors import RequestError, StoreError
+from ...schemas.manifest import is_name
 from ..store import files
 from .table import CensusTable
+
+if TYPE_CHECKING:
+    from ...context.context import Context
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,20 @@ class CensusStore:
     home: Home
     bundle: str
     fingerprint: str
+
+    @classmethod
+    def of(cls, ctx: Context, home: Home) -> CensusStore:
+        """The censuses of an open bundle.
+
+        Raises:
+            RequestError: files and specs cannot bear its name.
+        """
+        if not is_name(ctx.name):
+            raise RequestError(
+                f"the bundle's folder is called {ctx.name!r}, which is no name a spec can hold: rename it to letters, "
+                f"digits, '.', '_' and '-' only. Nothing was run."
+            )
+        return cls(home, ctx.name, ctx.bundle.fingerprint)
 
     @property
     def folder(self) -> Path:
@@ -57,9 +76,10 @@ class CensusStore:
         """Join finished blocks to one file, which appears whole or not at all.
 
         Raises:
-            StoreError: the folder cannot be written.
+            StoreError: the folder cannot be written, or a block cannot be read.
         """
-        import pyarrow.parquet as pq  # noqa: PLC0415 - only where a census is
+        import pyarrow as pa  # noqa: PLC0415 - only where a census is
+        import pyarrow.parquet as pq  # noqa: PLC0415
 
         joined = path.with_name(f"{files.TEMPORARY}{path.name}")
         try:
@@ -73,6 +93,10 @@ class CensusStore:
         except OSError as error:
             joined.unlink(missing_ok=True)
             raise files.store_error("write", path, error) from error
+        except pa.ArrowException as error:
+            joined.unlink(missing_ok=True)
+            found = f"the finished blocks in {blocks[0].parent} cannot be joined: {error}"
+            raise StoreError(f"{found}. Remove that folder and take the census again.") from error
 
     def forget(self, blocks: Path) -> None:
         """Remove the finished blocks of a census that was published.

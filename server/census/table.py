@@ -33,6 +33,8 @@ ArrowType = Any
 FORMAT = 1
 TOP = 5
 TOP_OUTPUT = 3
+NOTHING = "nothing beyond chance"
+"""The label of a feature without effects."""
 _KEY = b"mechinterp_census"
 _COUNTS = ("n_active", "active_builds")
 
@@ -211,7 +213,7 @@ def _label(tops: list[list[dict[str, Any]]], meta: CensusMeta) -> str:
         (title, row) for title, row in named if abs(row["z"]) >= meta.z_threshold and abs(row["share"]) >= MIN_SHARE
     ]
     certain.sort(key=lambda each: -abs(each[1]["share"]))
-    return "; ".join(f"{title} {row['effect']:+.2f}" for title, row in certain[:2]) or "nothing beyond chance"
+    return "; ".join(f"{title} {row['effect']:+.2f}" for title, row in certain[:2]) or NOTHING
 
 
 class CensusTable:

@@ -17,6 +17,7 @@ from ...runners.census.subjects import KINDS, Kind
 from ...schemas.errors import Cancelled, RequestError
 from ...schemas.job import Job
 from ..executor import PROJECT, code_digest
+from ..pace import pace
 from ..store import files
 from .store import CensusStore
 from .table import ArrowTable, CensusMeta, CensusTable, stored_key, to_bytes, to_table
@@ -54,6 +55,7 @@ class CensusOptions:
         Raises:
             RequestError: the bundle has no such features, the block is empty, or the memory too small for any.
         """
+        from ...context.feature_sums import device_for_sums  # noqa: PLC0415 - numpy
         from ...runners.census.census import block_size  # noqa: PLC0415 - scipy
 
         first, stop = self.features or (0, ctx.n_features)
@@ -66,18 +68,29 @@ class CensusOptions:
             got = f"block {self.block} and chunk_rows {self.chunk_rows}"
             raise RequestError(f"{got} were given; both must be 1 or more. Nothing was run.")
         size = self.block or block_size(ctx, self.memory, self.chunk_rows)
-        return Span(first, stop, size, self.chunk_rows, _key(ctx, (first, stop), size, self.chunk_rows))
+        key, device = _key(ctx, (first, stop)), device_for_sums(ctx).split(":")[0]
+        return Span(first, stop, size, self.chunk_rows, key, _digest([key, size, self.chunk_rows, device]))
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The features of a census from ``first`` up to ``stop``, in blocks of ``size``; ``key`` decides its numbers."""
+    """The features of a census, and how they are taken.
+
+    Attributes:
+        first: first feature.
+        stop: the feature after the last.
+        size: features of a block.
+        chunk_rows: examples that are read at once.
+        key: digest of what decides its numbers.
+        blocks_key: digest of that and of what changes them by rounding only; finished blocks are joined under it.
+    """
 
     first: int
     stop: int
     size: int
     chunk_rows: int
     key: str
+    blocks_key: str
 
     def blocks(self) -> list[tuple[int, int]]:
         """First feature of each block, and the one after its last."""
@@ -109,19 +122,22 @@ def take_census(
 
     options = options or CensusOptions()
     span = options.span(ctx)
-    store = CensusStore(home, ctx.name, ctx.bundle.fingerprint)
+    store = CensusStore.of(ctx, home)
     path = store.path(None if span.whole(ctx) else (span.first, span.stop))
     if not fresh and stored_key(path) == span.key:
         return path
-    blocks = store.blocks(span.key)
+    blocks = store.blocks(span.blocks_key)
     files.make_folder(blocks)
     try:
         with FileLock(blocks / ".lock", timeout=0):
-            parts = _take_blocks(ctx, blocks, span, job or Job())
-            store.publish(parts, path)
+            # Another process may have stored it since.
+            if fresh or stored_key(path) != span.key:
+                store.publish(_take_blocks(ctx, blocks, span, job or Job()), path)
             store.forget(blocks)
     except Timeout as error:
-        raise RequestError(f"another process takes this census of bundle {ctx.name!r}: wait for it.") from error
+        raise RequestError(
+            f"another process takes this census of bundle {ctx.name!r}: wait for it, then ask again."
+        ) from error
     return path
 
 
@@ -133,15 +149,17 @@ def _take_blocks(ctx: Context, folder: Path, span: Span, job: Job) -> list[Path]
         from ...runners.census.census import Census  # noqa: PLC0415 - scipy
 
         total, left = span.stop - span.first, sum(stop - start for start, stop in missing)
-        job.progress(total - left, total, "counting the examples")
-        taken = Census.of(ctx, chunk_rows=span.chunk_rows)
-        meta = census_meta(taken, span)
-        began, done = time.monotonic(), 0
+        done = 0
         try:
+            job.progress(total - left, total, "features done, counting the examples")
+            taken = Census.of(ctx, chunk_rows=span.chunk_rows, job=job)
+            meta = census_meta(taken, span)
+            began = time.monotonic()
             for start, stop in missing:
                 files.replace(parts[start, stop], to_bytes(_block(taken, meta, start, stop, job)))
                 done += stop - start
-                job.progress(total - left + done, total, _pace(done, left - done, time.monotonic() - began))
+                told = pace(done, left - done, time.monotonic() - began)
+                job.progress(total - left + done, total, f"features, {told}")
         except Cancelled as error:
             kept = f"{total - left + done:,} of {total:,} features are kept"
             raise Cancelled(f"the census was cancelled: {kept}, the same request goes on from there") from error
@@ -150,14 +168,6 @@ def _take_blocks(ctx: Context, folder: Path, span: Span, job: Job) -> list[Path]
 
 def _block(taken: Census, meta: CensusMeta, start: int, stop: int, job: Job) -> ArrowTable:
     return to_table(taken.block(np.arange(start, stop), job), taken.subjects, meta)
-
-
-def _pace(done: int, left: int, seconds: float) -> str:
-    """Rate and time left, in words."""
-    rate = done / max(seconds, 1e-9)
-    remaining = left / rate
-    wait = f"{remaining / 60:,.0f} min" if remaining > 90 else f"{remaining:,.0f} s"
-    return f"features, {rate:,.1f} a second, {wait} left:"
 
 
 def small_census(ctx: Context) -> CensusTable | None:
@@ -178,20 +188,13 @@ def _in_memory(ctx: Context) -> CensusTable:
     return CensusTable.of(pa.concat_tables([_block(taken, meta, *part, Job()) for part in span.blocks()]), meta)
 
 
-def _key(ctx: Context, features: tuple[int, int], size: int, chunk_rows: int) -> str:
-    """Digest of everything that decides the numbers of a census."""
-    from ...context.feature_sums import device_for_sums  # noqa: PLC0415 - numpy
+def _key(ctx: Context, features: tuple[int, int]) -> str:
+    """Digest of everything that decides the numbers of a census beyond rounding."""
+    return _digest([ctx.bundle.fingerprint, features, version(PROJECT), code_digest()])
 
-    parts = {
-        "bundle": ctx.bundle.fingerprint,
-        "features": features,
-        "block": size,
-        "chunk_rows": chunk_rows,
-        "device": device_for_sums(ctx).split(":")[0],
-        "version": version(PROJECT),
-        "code": code_digest(),
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+def _digest(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def census_meta(taken: Census, span: Span) -> CensusMeta:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,19 +15,18 @@ from rich.text import Text
 
 from ...schemas.errors import RequestError
 from ...schemas.faults import explain
-from ...schemas.job import Job, ProgressHook
+from ...schemas.job import Job
 from ..census.arguments import FindArguments
 from ..render import command_of, number
-from .commands import compute_of, home_of, interruptible, progress_line
+from .commands import compute_of, home_of, interruptible
 from .flags import Parser, add_common, add_compute, add_fields, flag, format_of, grouped
+from .progress import progress_shown
 
 if TYPE_CHECKING:
     from ...context.context import Context
     from ..census.found import EffectView, FeatureList, FeatureRow
-    from ..census.table import CensusTable
 
 _SHOWN = 20
-_ALIKE = 0.9
 _MIB = 1 << 20
 
 
@@ -52,19 +49,20 @@ def add_commands(add: Callable[[str, str, Callable[[argparse.Namespace], int]], 
 
 def take(given: argparse.Namespace) -> int:
     """Take the census and show the most remarkable features."""
-    from ..census.table import CensusTable  # noqa: PLC0415 - numpy, not for --help
+    from ..census.find import counts, strongest  # noqa: PLC0415 - numpy, not for --help
+    from ..census.table import CensusTable  # noqa: PLC0415
     from ..census.take import CensusOptions, take_census  # noqa: PLC0415
 
     options = CensusOptions(_span(given.features), given.block, given.memory * _MIB)
     ctx = _opened(given, getattr(given, "model", None))
-    with interruptible() as stopped, _progress() as report:
+    with interruptible() as stopped, progress_shown(every=0.0) as report:
         job = Job(on_progress=report, is_cancelled=stopped)
         path = take_census(ctx, home_of(given), options, job=job, fresh=bool(given.fresh))
     census = CensusTable.open(path)
     if format_of(given) == "json":
         print(census.meta.model_dump_json(indent=1))
     else:
-        _print_features(given, remarkable(census))
+        _print_features(given, strongest(census, _SHOWN))
         print(counts(census), f"stored: {path}", sep="\n")
     return 0
 
@@ -104,33 +102,6 @@ def _span(text: str | None) -> tuple[int, int] | None:
     if match is None:
         raise RequestError(f"--features {text!r} is no range: write A-B, such as 0-99, or one number. Nothing was run.")
     return int(match[1]), int(match[2] or match[1]) + 1
-
-
-@contextmanager
-def _progress() -> Generator[ProgressHook | None]:
-    """A line that changes on a terminal, a line for each block elsewhere; on stderr."""
-    if sys.stderr.isatty():
-        with progress_line() as report:
-            yield report
-        return
-    yield lambda done, total, message: print(f"{message} {done:,} of {total:,}", file=sys.stderr, flush=True)
-
-
-def remarkable(census: CensusTable) -> list[FeatureRow]:
-    """The features with the largest effects beyond chance, in shares of their effective max."""
-    from ..census.find import strongest  # noqa: PLC0415 - numpy, not for --help
-
-    return strongest(census, _SHOWN)
-
-
-def counts(census: CensusTable) -> str:
-    """How many features there are of which sort, in a line."""
-    dead, label, threshold = census.column("dead"), census.column("label"), census.meta.z_threshold
-    alike, nothing = (census.column("nearest_cosine") >= _ALIKE).sum(), (label == "nothing beyond chance").sum()
-    return (
-        f"{len(census):,} features, {census.meta.n_examples:,} examples: {dead.sum():,} dead, {nothing:,} with nothing "
-        f"beyond chance (|z| >= {threshold:.1f}), {alike:,} with another of cosine {_ALIKE} or more"
-    )
 
 
 def _print_found(given: argparse.Namespace, found: FeatureList) -> None:

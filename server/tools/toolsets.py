@@ -25,6 +25,7 @@ AROUND = (
     "list_results",
     "describe_context",
     "find_features",
+    "take_census",
 )
 """The tools around the experiments."""
 

@@ -79,7 +79,7 @@ def test_every_tool_is_listed_as_clients_need_it(app, era):
         hints = tool.annotations
         assert hints.destructive_hint == (tool.name == "cancel_run")
         assert (hints.idempotent_hint, hints.open_world_hint) == (True, False)
-        assert hints.read_only_hint == (tool.name not in {TOOL, "run_spec", "run_batch", "cancel_run"})
+        assert hints.read_only_hint == (tool.name not in {TOOL, "run_spec", "run_batch", "cancel_run", "take_census"})
 
 
 def test_structured_answers_fit_their_schema_and_the_text_says_the_same(app, era):

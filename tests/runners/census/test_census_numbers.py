@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ import statsmodels.api as sm
 from mechinterp_runner.context.bundle import Bundle
 from mechinterp_runner.context.context import Context
 from mechinterp_runner.context.device import Compute
-from mechinterp_runner.context.feature_sums import RowPlan, sum_features
-from mechinterp_runner.runners.census.census import Census, block_size
+from mechinterp_runner.context.feature_sums import RowPlan, bytes_of, sum_features
+from mechinterp_runner.runners.census.census import Census, block_size, check
 from mechinterp_runner.runners.census.design import make_design
 from mechinterp_runner.runners.census.effects import BlockEffects, ratio
 from mechinterp_runner.runners.parts.kits.contrasts import part_effects
@@ -281,19 +282,35 @@ def test_no_build_is_split_between_chunks(small):
         assert sum(stop - start for _, start, stop in chunk.weapon_runs) == len(chunk.rows)
 
 
-def test_stored_columns_give_what_pooled_vectors_give(small, make_world, reseal, tmp_path):
-    make_world(tmp_path / "stored", n_builds=300)
+@pytest.fixture
+def stored(small, make_world, reseal, tmp_path):
+    """The small world with stored activations."""
+    folder = tmp_path / "stored"
+    make_world(folder, n_builds=300)
     columns = np.stack([small.activations(feature) for feature in range(small.n_features)])
     held = [np.flatnonzero(column) for column in columns]
-    folder = tmp_path / "stored" / "activations"
-    folder.mkdir()
-    np.save(folder / "indptr.npy", np.r_[0, np.cumsum([len(rows) for rows in held])].astype(np.int64))
-    np.save(folder / "rows.npy", np.concatenate(held).astype(np.int32))
-    np.save(folder / "values.npy", np.concatenate([c[r] for c, r in zip(columns, held, strict=True)]))
-    reseal(tmp_path / "stored")
-    stored = Context("stored", Bundle.open(tmp_path / "stored"), compute=Compute(device="cpu"))
+    (folder / "activations").mkdir()
+    np.save(folder / "activations/indptr.npy", np.r_[0, np.cumsum([len(rows) for rows in held])].astype(np.int64))
+    np.save(folder / "activations/rows.npy", np.concatenate(held).astype(np.int32))
+    np.save(folder / "activations/values.npy", np.concatenate([c[r] for c, r in zip(columns, held, strict=True)]))
+    reseal(folder)
+    return Context("stored", Bundle.open(folder), compute=Compute(device="cpu"))
+
+
+def test_stored_columns_give_what_pooled_vectors_give(small, stored):
     assert stored.bundle.has("activations/indptr.npy")
     assert_same(of_all(small), of_all(stored))
+
+
+def test_stored_columns_count_towards_the_memory_of_a_block(small, stored):
+    """Whichever features are a block, their columns fit: 16 bytes an entry."""
+    entries = sorted((np.count_nonzero(small.activations(each)) for each in range(small.n_features)), reverse=True)
+    fixed, each = bytes_of(len(small.weapons), len(small.vocabulary), stored.bundle.manifest.hidden_dim, 16)
+    for size in (1, 3, small.n_features):
+        enough = fixed + size * each + 16 * sum(entries[:size])
+        assert block_size(stored, enough, 16) == size
+        assert size == 1 or block_size(stored, enough - 1, 16) == size - 1
+    assert block_size(small, enough, 16) == small.n_features
 
 
 def test_the_block_follows_from_the_memory_allowed(single):
@@ -301,6 +318,22 @@ def test_the_block_follows_from_the_memory_allowed(single):
     assert 1 <= block_size(single, 5 << 20, 16) < single.n_features
     with pytest.raises(RequestError, match=r"needs at least .* MiB.*Nothing was run"):
         block_size(single, 1 << 20, CHUNK)
+
+
+@pytest.mark.parametrize("lacking", ["sae.safetensors", "pooled.npy"])
+def test_a_bundle_that_tells_no_activations_is_refused(single, lacking):
+    held = single.bundle.manifest.files
+    bundle = SimpleNamespace(has=lambda name: name in held and name != lacking)
+    ctx = SimpleNamespace(
+        name="w", data=(), bundle=bundle, sae=single.sae if bundle.has("sae.safetensors") else None, has_model=False
+    )
+    with pytest.raises(RequestError, match=r"neither stored activations nor SAE weights with pooled.*Nothing was run"):
+        check(ctx)
+
+
+def test_a_cancelled_job_stops_while_the_examples_are_counted(small):
+    with pytest.raises(Cancelled):
+        Census.of(small, job=Job(is_cancelled=lambda: True))
 
 
 def test_a_cancelled_job_stops_within_a_block(small):

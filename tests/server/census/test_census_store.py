@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
-from mechinterp_runner import census, load_context
+from mechinterp_runner import census, find_features, load_context
 from mechinterp_runner.context.device import Compute
 from mechinterp_runner.schemas.errors import Cancelled, RequestError, StoreError
 from mechinterp_runner.schemas.job import Job
@@ -60,7 +60,7 @@ def test_an_interrupted_census_goes_on_where_it_was_and_equals_an_uninterrupted_
     store = CensusStore(home, "toy", toy_ctx.bundle.fingerprint)
     assert not store.path().exists()
     kept = BLOCKS.span(toy_ctx)
-    assert len(list(store.blocks(kept.key).glob("*.parquet"))) == 2
+    assert len(list(store.blocks(kept.blocks_key).glob("*.parquet"))) == 2
     again = Watched()
     path = take_census(toy_ctx, home, BLOCKS, job=again)
     assert again.done == [6, 8]
@@ -77,6 +77,31 @@ def test_a_stored_census_is_not_taken_again_unless_fresh(toy_ctx, home):
     take_census(toy_ctx, home, BLOCKS, job=job, fresh=True)
     assert job.done[-1] == 8
     assert rows_of(path) == before
+
+
+def test_a_stored_census_is_not_taken_again_in_blocks_of_another_size(toy_ctx, home):
+    path, job = take_census(toy_ctx, home, BLOCKS), Watched()
+    assert take_census(toy_ctx, home, CensusOptions(block=5), job=job) == path
+    assert take_census(toy_ctx, home, CensusOptions(memory=1 << 28), job=job) == path
+    assert job.seen == []
+
+
+def test_kept_blocks_are_joined_with_their_like_only(toy_ctx, home):
+    with pytest.raises(Cancelled, match="3 of 8 features are kept"):
+        take_census(toy_ctx, home, BLOCKS, job=Watched(stop_after=2))
+    job = Watched()
+    take_census(toy_ctx, home, CensusOptions(block=5), job=job)
+    assert job.done == [0, 5, 8]
+
+
+def test_a_census_that_another_process_stored_meanwhile_is_not_taken_twice(toy_ctx, home, monkeypatch):
+    """Its lock was awaited after the first look at the store."""
+    path = take_census(toy_ctx, home, BLOCKS)
+    looks, job = iter([None]), Watched()
+    real = take.stored_key
+    monkeypatch.setattr(take, "stored_key", lambda where: next(looks, real(where)))
+    assert take_census(toy_ctx, home, BLOCKS, job=job) == path
+    assert job.seen == []
 
 
 def test_a_census_of_other_code_is_taken_again(toy_ctx, home, monkeypatch):
@@ -134,10 +159,29 @@ def test_a_wrong_request_is_refused_before_anything_is_written(toy_ctx, home, op
 
 def test_two_processes_do_not_take_the_same_census(toy_ctx, home):
     span = BLOCKS.span(toy_ctx)
-    folder = CensusStore(home, "toy", toy_ctx.bundle.fingerprint).blocks(span.key)
+    folder = CensusStore(home, "toy", toy_ctx.bundle.fingerprint).blocks(span.blocks_key)
     folder.mkdir(parents=True)
     with FileLock(folder / ".lock"), pytest.raises(RequestError, match="another process takes this census"):
         take_census(toy_ctx, home, BLOCKS)
+
+
+def test_a_damaged_block_is_named_with_its_folder(toy_ctx, home):
+    with pytest.raises(Cancelled):
+        take_census(toy_ctx, home, BLOCKS, job=Watched(stop_after=2))
+    store = CensusStore.of(toy_ctx, home)
+    folder = store.blocks(BLOCKS.span(toy_ctx).blocks_key)
+    next(folder.glob("*.parquet")).write_bytes(b"no parquet at all")
+    with pytest.raises(StoreError, match=f"finished blocks in .*{folder.name} cannot be joined.*Remove that folder"):
+        take_census(toy_ctx, home, BLOCKS)
+    assert [each.name for each in store.folder.iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize("name", ["my bundle", "a[1]"])
+def test_a_bundle_whose_name_no_spec_can_hold_is_refused(toy_ctx, home, name):
+    toy_ctx.name = name
+    for ask in (lambda: take_census(toy_ctx, home), lambda: find_features("comeback", toy_ctx, home=home.root)):
+        with pytest.raises(RequestError, match=r"is no name a spec can hold.*Nothing was run"):
+            ask()
 
 
 def test_a_file_that_is_no_census_is_named(toy_ctx, home):

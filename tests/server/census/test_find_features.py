@@ -19,6 +19,7 @@ from mechinterp_runner.schemas.spec import parse_spec
 from mechinterp_runner.server.answers import compact_json
 from mechinterp_runner.server.app import App
 from mechinterp_runner.server.census import take
+from mechinterp_runner.server.census.find import counts
 from mechinterp_runner.server.command_line.cli import main
 from mechinterp_runner.server.mcp_server import make_server
 
@@ -101,6 +102,23 @@ def test_direction_tells_what_rises_from_what_falls(ask):
     assert 2 in [row.feature_id for row in falling.features]
 
 
+def test_the_strongest_token_is_that_of_the_direction_and_so_is_what_came_nearest(ask, demo):
+    census = take.small_census(demo)
+    tokens = [at for at, family in enumerate(census.meta.families) if family == "swim_speed_up"]
+    z = np.nan_to_num(census.matrix("ability_z")[:, tokens])
+    found = ask("swim_speed_up", direction="lowers", min_z=2, min_share=0, limit=50)
+    assert found.total == (z.min(axis=1) <= -2).sum()
+    assert any(z[row.feature_id].max() > -z[row.feature_id].min() for row in found.features)  # another raises it more
+    none = ask("swim_speed_up", direction="lowers", min_share=0.99)
+    assert f"The nearest: feature {z.min(axis=1).argmin()} -0." in none.headline
+
+
+def test_a_headline_rounds_once(ask):
+    found = ask("special_charge_up")
+    assert found.features[0].label == "special_charge_up_29 +1.99"
+    assert "feature 0 +1.99 (97% of its max)" in found.headline
+
+
 def test_several_names_must_all_go_with_a_feature(ask):
     found = ask("run_speed_up_6", ability="ink_resistance_up_6")
     assert found.features[0].feature_id == 3
@@ -124,6 +142,23 @@ def test_nothing_found_names_what_came_nearest(ask):
     assert found.features == []
     assert found.headline.startswith("nothing found: none of 256 features go with haunt")
     assert "The nearest: feature" in found.headline
+
+
+def test_a_small_effect_has_a_share_that_says_more_than_none(ask):
+    found = ask("Charger", min_share=0)
+    assert found.features == []
+    assert "0%" not in found.headline.split("asked for:")[0]
+
+
+def test_of_a_special_that_one_kit_carries_nothing_can_be_said(home, data_bundle):
+    """Three kits, each with a special of its own: what one weapon does cannot be told from what its special does."""
+    found = find_features(special="Trizooka", ctx="toy", home=home.root)
+    assert re.match(
+        r"nothing can be said of special Trizooka: \d+ examples have it, and it takes 2 kits with it and 2 kits w",
+        found.headline,
+    )
+    assert (found.features, found.followups) == ([], [])
+    assert not any("followups" in warning for warning in found.warnings)
 
 
 def test_followups_are_specs_that_would_test_it(ask):
@@ -165,10 +200,31 @@ def test_arguments_that_make_no_sense_are_refused(ask, arguments, message):
         ask(**arguments)
 
 
+def test_without_decoder_columns_nothing_is_said_of_redundancy(ask, demo, monkeypatch):
+    census = take.small_census(demo)
+    assert "27 with another of cosine 0.9 or more" in counts(census)
+    unknown = np.full(len(census), np.nan)
+    monkeypatch.setitem(census._kept, "nearest_cosine", unknown)
+    assert "cosine" not in counts(census)
+    for arguments in ({"min_cosine": 0.5}, {"redundant_with": 3}, {"sort": "cosine"}):
+        with pytest.raises(RequestError, match="has no SAE weights"):
+            ask(**arguments)
+
+
 def test_a_large_bundle_without_a_census_says_how_to_take_one(demo, tmp_path, monkeypatch):
     monkeypatch.setattr(take, "_SMALL", 0)
     with pytest.raises(RequestError, match=r"no census yet.*`mechinterp-runner census --model demo`.*Nothing was run"):
         find_features("Crab Tank", demo, home=tmp_path)
+
+
+def test_a_bundle_outside_the_home_is_named_by_its_folder(home, data_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(take, "_SMALL", 0)
+    elsewhere = tmp_path / "some where" / "toy"
+    elsewhere.parent.mkdir()
+    data_bundle.rename(elsewhere)
+    ctx = load_context(bundle=elsewhere, home=home.root, device="cpu")
+    with pytest.raises(RequestError, match=re.escape(f"`mechinterp-runner census --bundle '{elsewhere}'`")):
+        find_features("comeback", ctx, home=home.root)
 
 
 def test_a_small_bundle_is_searched_without_writing_anything(ask, home_folder):
