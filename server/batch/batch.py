@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from filelock import FileLock, Timeout
+
 from ...context.device import Compute
 from ...context.home import Home
+from ...schemas.errors import RequestError
 from ...schemas.spec import ExperimentSpec
 from ..executor import has_own_record
 from ..store.store import Store
@@ -44,7 +47,7 @@ class Progress:
 
     Attributes:
         total: specs.
-        skipped: that were answered before.
+        skipped: that were answered already: before this batch, or by another spec of it.
         done: that were run by this batch and have an answer.
         failed: that were run or refused and have none.
         seconds: since the first was run.
@@ -128,20 +131,37 @@ class Prepared:
         engine: where it runs.
         worker: bundles of this process.
         fresh: run even what has a stored answer.
+        places: words for where each spec stands; default ``"spec 1"``, ``"spec 2"``, ...
 
     Raises:
         RequestError: some specs are wrong, each named; none was run.
     """
 
     def __init__(
-        self, specs: Sequence[ExperimentSpec], home: Home, engine: Engine, worker: Worker, *, fresh: bool = False
+        self,
+        specs: Sequence[ExperimentSpec],
+        home: Home,
+        engine: Engine,
+        worker: Worker,
+        *,
+        fresh: bool = False,
+        places: Sequence[str] | None = None,
     ) -> None:
-        self.specs, self._engine, self._worker = specs, engine, worker
+        self.specs, self._engine, self._worker, self._fresh = specs, engine, worker, fresh
+        self._places = places or [f"spec {at}" for at in range(1, len(specs) + 1)]
         self.store = Store(home.runs)
         examined = engine.examine(specs)
-        refuse([f"spec {at}: {found.fault}" for at, found in enumerate(examined, 1) if found.fault], len(specs))
+        faults = [(place, found.fault) for place, found in zip(self._places, examined, strict=True) if found.fault]
+        refuse([f"{place}: {fault}" for place, fault in faults], len(specs))
         self.digests = [found.digest for found in examined]
-        self.planned: Planned = plan(specs, self.digests, self.store, fresh=fresh)
+
+    def plan(self) -> Planned:
+        """What would be run now, and what is answered.
+
+        Raises:
+            RequestError: some ids are taken, each named; none was run.
+        """
+        return plan(self.specs, self.digests, self._places, self.store, fresh=self._fresh)
 
     def run(
         self,
@@ -152,25 +172,47 @@ class Prepared:
         """Run what has no answer, and write the summary, also when it is stopped or fails half way.
 
         Raises:
+            RequestError: another process runs this batch, or some ids are taken; nothing was run.
             StoreError: results or summary cannot be written.
             BundleError: the bundle cannot be used any more.
         """
         path = summary or default_path(self.store.root, self.digests)
         check_summary(path)
         self.store.check_writable()
-        known, count = by_spec_id(read_summary(path)), _Count(len(self.specs), on_progress)
-        rows = dict[int, Row]()
-        try:
-            for place, row in self._rows(known, is_cancelled or (lambda: False)):
-                rows[place] = row
-                count.add(row)
-        finally:
-            in_order = [rows[place] for place in sorted(rows)]
-            write_summary(path, in_order)
+        with self._alone():
+            planned = self.plan()
+            known, count = by_spec_id(read_summary(path)), _Count(len(self.specs), on_progress)
+            rows = dict[int, Row]()
+            try:
+                for place, row in self._rows(planned, known, is_cancelled or (lambda: False)):
+                    rows[place] = row
+                    count.add(row)
+            finally:
+                in_order = [rows[place] for place in sorted(rows)]
+                write_summary(path, in_order)
         return Batch(in_order, count.progress(), path)
 
-    def _rows(self, known: dict[str, Row], stopped: Stopped) -> Iterator[tuple[int, Row]]:
-        planned = self.planned
+    @contextmanager
+    def _alone(self) -> Generator[None]:
+        """Hold the lock of these questions: two processes at once would run each of them twice."""
+        name = default_path(self.store.root, self.digests).stem
+        path = self.store.journal.root / f".{name}.lock"
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise RequestError(
+                f"another process runs this batch in {self.store.root}: wait for it, or stop it; then the same command "
+                f"goes on with the rest. Nothing was run."
+            ) from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # where a file that is open cannot be deleted, it stays, empty
+                path.unlink()
+            lock.release()
+
+    def _rows(self, planned: Planned, known: dict[str, Row], stopped: Stopped) -> Iterator[tuple[int, Row]]:
         for place, entry in planned.answered.items():
             if stopped():
                 return
@@ -234,7 +276,7 @@ def run_batch(
         is_cancelled: asked between batches of passes; True stops the batch.
 
     Raises:
-        RequestError: some specs are wrong, each named; nothing was run.
+        RequestError: some specs are wrong, each named, or another process runs this batch; nothing was run.
         BundleError: a bundle cannot be used.
         StoreError: the folder of runs cannot be used.
     """

@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,18 @@ from ...schemas.errors import BundleError, RequestError
 from ...schemas.spec import ExperimentSpec
 from ..executor import code_digest
 from ..store.index import Entry
-from ..store.records import entry_of, read_result
+from ..store.records import entry_of, read_result, read_spec, same_question
 from ..store.store import Store
-from .dispatch import Answered, Dispatch
-from .here import Finished, Stopped, Task
+from .dispatch import Answered, Dispatch, Place, told_by
+from .here import Finished, Stopped, Task, taken_meanwhile
 from .summary import row_of, row_without_result
 from .worker import Examined, Worker
 
 _GROUP, _GROUP_SECONDS = 64, 1.0
-_CONNECT_SECONDS = 10.0
+_CONNECT_SECONDS, _START_SECONDS = 10.0, 30.0
 _PART = 1000
 """Specs that are examined in one call."""
+_EXAMINE_RETRIES = 2
 _OBJECT_STORE_BYTES = 100 * 1024 * 1024
 _log = logging.getLogger(__name__)
 
@@ -68,9 +69,9 @@ class Actor:
     def __init__(self, home: Path, bundle: Path | None, compute: Compute) -> None:
         self._worker, self._store = Worker(Home(home), bundle, compute), Store(home / "runs")
 
-    def where(self) -> tuple[str, int, str]:
+    def where(self) -> Place:
         """Host, process and code, so that a log names them and different code is refused."""
-        return socket.gethostname(), os.getpid(), code_digest()
+        return Place(socket.gethostname(), os.getpid(), code_digest())
 
     def examine(self, specs: Sequence[ExperimentSpec]) -> list[Examined]:
         """As `Worker.examine`."""
@@ -85,6 +86,8 @@ class Actor:
             except RequestError as error:
                 return Answered(row_without_result(spec, "refused", str(error)))
             self._store.write_all([pair])
+        if not same_question(read_spec(self._store.specs / path.name), spec):
+            return Answered(row_without_result(spec, "refused", taken_meanwhile(spec)))
         result = read_result(path)
         return Answered(row_of(result), entry_of(result, path.name))
 
@@ -94,19 +97,20 @@ class Cluster:
 
     Args:
         home: the home folder.
-        actors: handles of `Actor`.
+        actors: handles of `Actor`, those that live first.
+        late: calls of `Actor.where` of the last of them, for which the cluster has no room yet.
     """
 
-    def __init__(self, home: Home, actors: Sequence[Any]) -> None:
-        self._store, self._actors = Store(home.runs), list(actors)
+    def __init__(self, home: Home, actors: Sequence[Any], late: Sequence[Any] = ()) -> None:
+        self._store, self._actors, self._late = Store(home.runs), list(actors), list(late)
 
     def examine(self, specs: Sequence[ExperimentSpec]) -> list[Examined]:
         """The digest of each spec as the actors see it, whose kind of device it holds, or what is wrong with it."""
-        import ray  # noqa: PLC0415
-
+        alive = self._actors[: len(self._actors) - len(self._late)]
+        asked = [actor.examine.options(max_task_retries=_EXAMINE_RETRIES) for actor in alive]
         parts = [list(specs[at : at + _PART]) for at in range(0, len(specs), _PART)]
-        calls = [self._actors[at % len(self._actors)].examine.remote(part) for at, part in enumerate(parts)]
-        return [found for part in ray.get(calls) for found in part]
+        calls = [asked[at % len(asked)].remote(part) for at, part in enumerate(parts)]
+        return [found for call in calls for found in _examined(call)]
 
     def run(self, tasks: Sequence[Task], stopped: Stopped) -> Iterator[Finished]:
         """Run the tasks, and give each when its result is on disk; fewer when it was stopped.
@@ -116,10 +120,17 @@ class Cluster:
             BundleError: an actor cannot use the bundle any more.
         """
         with _indexing(self._store) as index:
-            for task, answered in Dispatch.of(tasks, self._actors, stopped).answers():
+            for task, answered in Dispatch.of(tasks, self._actors, stopped, self._late).answers():
                 if answered.entry is not None:
                     index.add(answered.entry)
                 yield task, answered.row
+
+
+def _examined(call: Any) -> list[Examined]:  # noqa: ANN401 - ray has no types
+    told = told_by(call)
+    if isinstance(told, Exception):
+        raise BundleError(f"workers of the cluster died while they read the specs: {told}. Nothing was run.") from told
+    return told
 
 
 @dataclass
@@ -162,12 +173,13 @@ def joined(home: Home, bundle: Path | None, compute: Compute, options: ClusterOp
         BundleError: an actor cannot open the bundle.
     """
     bundle = bundle and bundle.expanduser().absolute()  # workers have folders of their own
+    compute = replace(compute, pooled_cache=compute.pooled_cache and compute.pooled_cache.absolute())
     ray = _ray()
     started = not ray.is_initialized()
-    if started:
-        _connect(ray, options)
     try:
-        yield Cluster(home, _start(ray, home, bundle, compute, options))
+        if started:
+            _connect(ray, options)
+        yield Cluster(home, *_start(ray, home, bundle, compute, options))
     finally:
         if started:
             ray.shutdown()
@@ -195,7 +207,8 @@ def _connect(ray: Any, options: ClusterOptions) -> None:  # noqa: ANN401
             _check_listening(options.address)
             ray.init(address=options.address, **quiet)
             return
-        wanted = None if options.workers is None else math.ceil(options.workers * options.cpus_per_worker)
+        cores = os.cpu_count() or 1
+        wanted = min(cores, math.ceil((options.workers or cores) * options.cpus_per_worker))
         ray.init(
             address="local",
             num_cpus=wanted,
@@ -218,8 +231,17 @@ def _check_listening(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
 
 
-def _start(ray: Any, home: Home, bundle: Path | None, compute: Compute, options: ClusterOptions) -> list[Any]:  # noqa: ANN401
-    """Start the actors and wait until all are there, with the code of this process."""
+def _start(
+    ray: Any,  # noqa: ANN401
+    home: Home,
+    bundle: Path | None,
+    compute: Compute,
+    options: ClusterOptions,
+) -> tuple[list[Any], list[Any]]:
+    """Start the actors; returns them, those that live with the code of this process first, and the calls of the rest.
+
+    An actor may have no room: another job uses the cluster, or a machine is lost that Ray still counts.
+    """
     there = ray.cluster_resources()
     gpus = options.gpus_per_worker
     need = {"CPU": options.cpus_per_worker, "GPU": float(there.get("GPU", 0) > 0) if gpus is None else gpus}
@@ -232,15 +254,25 @@ def _start(ray: Any, home: Home, bundle: Path | None, compute: Compute, options:
         )
     remote = ray.remote(Actor).options(num_cpus=need["CPU"], num_gpus=need["GPU"], max_restarts=-1)
     actors = [remote.remote(home.root, bundle, compute) for _ in range(count)]
+    calls = {actor.where.options(max_task_retries=-1).remote(): actor for actor in actors}
+    alive, late = _first_to_live(ray, list(calls))
     try:
-        places = ray.get([actor.where.remote() for actor in actors])
+        places: list[Place] = ray.get(alive)
     except ray.exceptions.RayError as error:
         raise BundleError(f"a worker of the cluster could not start: {error}") from error
-    for number, (host, process, code) in enumerate(places, 1):
-        _log.info("worker %d of %d: process %d on %s", number, count, process, host)
-        if code != code_digest():
-            raise RequestError(
-                f"worker {number} on {host} has other code than this process, and would give other answers: install "
-                f"the same version on all machines. Nothing was run."
-            )
-    return actors
+    for number, place in enumerate(places, 1):
+        _log.info("worker %d of %d: process %d on %s", number, count, place.process, place.host)
+        if fault := place.fault():
+            raise RequestError(f"{fault}. Nothing was run.")
+    return [calls[call] for call in [*alive, *late]], late
+
+
+def _first_to_live(ray: Any, calls: list[Any]) -> tuple[list[Any], list[Any]]:  # noqa: ANN401
+    """The calls whose actors live, one at the least, and those for which there was no room in some time."""
+    alive, late = ray.wait(calls, num_returns=len(calls), timeout=_START_SECONDS)
+    while not alive:
+        _log.warning("the cluster has no room for a worker yet; `ray status` shows what uses it. Waiting.")
+        alive, late = ray.wait(calls, num_returns=1, timeout=_START_SECONDS)
+    if late:
+        _log.warning("%d of %d workers have no room yet: they join when there is some", len(late), len(calls))
+    return alive, late

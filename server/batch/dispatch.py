@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from ...schemas.errors import BundleError, MechinterpError
+from ..executor import code_digest
 from ..store.index import Entry
 from .here import Stopped, Task
 from .summary import Row, row_without_result
@@ -19,6 +20,23 @@ _TRIES = 2
 _SHARDS_PER_WORKER = 4
 _WAIT_SECONDS = 0.5
 _log = logging.getLogger(__name__)
+
+
+class Place(NamedTuple):
+    """Where an actor runs, and which code."""
+
+    host: str
+    process: int
+    code: str
+
+    def fault(self) -> str | None:
+        """Why the actor cannot take part, or None."""
+        if self.code == code_digest():
+            return None
+        return (
+            f"the worker on {self.host} has other code than this process, and would give other answers: install the "
+            f"same version on all machines"
+        )
 
 
 class Answered(NamedTuple):
@@ -36,19 +54,21 @@ class Dispatch:
         actors: handles; Ray starts again those that die, as soon as there is room for them.
         waiting: shards that nobody works on.
         stopped: asked before each task.
+        late: calls of `Actor.where` of the last actors, for which there is no room yet.
     """
 
     actors: list[Any]
     waiting: deque[deque[Task]]
     stopped: Stopped
+    late: Sequence[Any] = ()
     _own: dict[int, deque[Task]] = field(default_factory=dict[int, deque[Task]])
     _flying: dict[Any, tuple[int, Task | None]] = field(default_factory=dict[Any, tuple[int, Task | None]])
     _deaths: Counter[int] = field(default_factory=Counter[int])
 
     @classmethod
-    def of(cls, tasks: Sequence[Task], actors: Sequence[Any], stopped: Stopped) -> Dispatch:
+    def of(cls, tasks: Sequence[Task], actors: Sequence[Any], stopped: Stopped, late: Sequence[Any] = ()) -> Dispatch:
         """The dispatch of tasks, in shards, to actors."""
-        return cls(list(actors), deque(shards(tasks, len(actors))), stopped)
+        return cls(list(actors), deque(shards(tasks, len(actors))), stopped, late)
 
     def answers(self) -> Iterator[tuple[Task, Answered]]:
         """Tasks with what was said of them, as they end.
@@ -58,7 +78,9 @@ class Dispatch:
         """
         import ray  # noqa: PLC0415
 
-        idle = set(range(len(self.actors)))
+        alive = len(self.actors) - len(self.late)
+        self._flying |= {call: (number, None) for number, call in enumerate(self.late, alive)}
+        idle = set(range(alive))
         while True:
             idle = {number for number in idle if not self._send(number)}
             busy = any(task is not None for _, task in self._flying.values())
@@ -68,13 +90,16 @@ class Dispatch:
                 raise BundleError("no worker of the cluster is left; the same command goes on with the rest.")
             for reference in ray.wait(list(self._flying), timeout=_WAIT_SECONDS)[0]:
                 number, task = self._flying.pop(reference)
-                told = _told(reference)
+                told = told_by(reference)
                 if isinstance(told, Exception):
                     yield from self._died(number, task, told)
-                else:
+                elif task is not None:
                     idle.add(number)
-                    if task is not None:
-                        yield task, told
+                    yield task, told
+                elif (fault := told.fault()) is None:
+                    idle.add(number)
+                else:
+                    _log.warning("%s; it is left out", fault)
 
     def _send(self, number: int) -> bool:
         """Give an actor its next task; False when there is none for it."""
@@ -106,7 +131,7 @@ class Dispatch:
         self._flying[lives] = (number, None)
 
 
-def _told(reference: Any) -> Any:  # noqa: ANN401 - ray has no types
+def told_by(reference: Any) -> Any:  # noqa: ANN401 - ray has no types
     """What an actor answered, or the error that says that it died.
 
     Raises:

@@ -99,7 +99,6 @@ def summarise_at_end(runs: Sequence[Run], store: Store, path: Path) -> None:
     """Write the summary of some runs when the last of them has ended, on the thread that ended it.
 
     Raises:
-        RequestError: what is there is no summary.
         StoreError: it cannot be written there.
     """
     check_summary(path)

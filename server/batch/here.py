@@ -65,14 +65,21 @@ class Publisher:
 
     def _publish(self, group: Sequence[tuple[Task, Stored]]) -> list[Finished]:
         taken = self.store.publish_all([pair for _, pair in group])
-        return [(task, _row(pair, taken)) for task, pair in group]
+        return [(task, self._row(pair, taken)) for task, pair in group]
+
+    def _row(self, pair: Stored, taken: Sequence[str]) -> Row:
+        spec, result = pair
+        if spec.id not in taken:
+            return row_of(result)
+        kept = self.store.result(spec.id)
+        if kept.success and kept.provenance.digest == result.provenance.digest:
+            return row_of(kept, cached=True)  # another process has answered this very question meanwhile
+        return row_without_result(spec, "refused", taken_meanwhile(spec))
 
 
-def _row(pair: Stored, taken: Sequence[str]) -> Row:
-    spec, result = pair
-    if spec.id in taken:
-        return row_without_result(spec, "refused", f"id {spec.id!r} was taken meanwhile: its result was not stored")
-    return row_of(result)
+def taken_meanwhile(spec: ExperimentSpec) -> str:
+    """Why a result was not stored: its id went to another question while it was computed."""
+    return f"id {spec.id!r} was taken meanwhile: its result was not stored"
 
 
 @contextmanager

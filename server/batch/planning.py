@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ...schemas.spec import ExperimentSpec
-from ..executor import OWN_WORDS
+from ..executor import OWN_WORDS, has_own_id
 from ..store.index import Entry
 from ..store.records import same_question
 from ..store.store import Store
@@ -40,7 +40,14 @@ class Planned:
     twins: dict[str, list[Waiting]] = field(default_factory=lambda: defaultdict[str, list[Waiting]](list))
 
 
-def plan(specs: Sequence[ExperimentSpec], digests: Sequence[str], store: Store, *, fresh: bool = False) -> Planned:
+def plan(
+    specs: Sequence[ExperimentSpec],
+    digests: Sequence[str],
+    places: Sequence[str],
+    store: Store,
+    *,
+    fresh: bool = False,
+) -> Planned:
     """Find out what has to be run; the store is asked twice, however many specs there are.
 
     A spec that failed before is run again; where the failure holds the id of the spec, under an id that is made up.
@@ -48,26 +55,27 @@ def plan(specs: Sequence[ExperimentSpec], digests: Sequence[str], store: Store, 
     Args:
         specs: in the order given.
         digests: of their questions.
+        places: words for where each stands, such as ``"line 3"``.
         store: the results there are.
         fresh: run even what has a stored answer.
 
     Raises:
         RequestError: the id of a spec is taken by another run, or by another spec of the batch; each is named.
     """
-    named = {entry.spec_id: entry for entry in store.having("spec_id", [spec.id for spec in specs if _has_id(spec)])}
+    named = {entry.spec_id: entry for entry in store.having("spec_id", [spec.id for spec in specs if has_own_id(spec)])}
     answers = defaultdict[str, list[Entry]](list)
     for entry in [] if fresh else store.having("digest", list(dict.fromkeys(digests))):
         if entry.success:
             answers[entry.digest].append(entry)
     planned, wrong, asked, seen = Planned(), list[str](), set[str](), dict[str, str]()
     for place, (spec, digest) in enumerate(zip(specs, digests, strict=True)):
-        record = named.get(spec.id) if _has_id(spec) else None
+        record = named.get(spec.id) if has_own_id(spec) else None
         if record is not None and _failed_at(record, spec, store):
             spec, record = _without_id(spec), None  # noqa: PLW2901 - results are never overwritten
         if record is not None and (fresh or not record.success or record.digest != digest):
-            wrong.append(f"spec {place + 1}: id {spec.id!r} is that of a stored run{_of(record)}")
-        elif _has_id(spec) and seen.setdefault(spec.id, digest) != digest:
-            wrong.append(f"spec {place + 1}: id {spec.id!r} is that of another spec of the batch")
+            wrong.append(f"{places[place]}: id {spec.id!r} is that of a stored run{_of(record)}")
+        elif has_own_id(spec) and seen.setdefault(spec.id, digest) != digest:
+            wrong.append(f"{places[place]}: id {spec.id!r} is that of another spec of the batch")
         elif record is not None:
             planned.answered[place] = record
         else:
@@ -78,7 +86,7 @@ def plan(specs: Sequence[ExperimentSpec], digests: Sequence[str], store: Store, 
 
 def _place(planned: Planned, task: Task, answers: Sequence[Entry], asked: set[str]) -> None:
     """Put a spec whose id is free where it belongs."""
-    fitting = next((entry for entry in answers if not _has_id(task.spec) and _says(entry, task.spec)), None)
+    fitting = next((entry for entry in answers if not has_own_id(task.spec) and _says(entry, task.spec)), None)
     if fitting is not None:
         planned.answered[task.place] = fitting
     elif answers:
@@ -88,10 +96,6 @@ def _place(planned: Planned, task: Task, answers: Sequence[Entry], asked: set[st
     else:
         asked.add(task.digest)
         planned.tasks.append(task)
-
-
-def _has_id(spec: ExperimentSpec) -> bool:
-    return "id" in spec.model_fields_set
 
 
 def _without_id(spec: ExperimentSpec) -> ExperimentSpec:

@@ -50,7 +50,7 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
         RequestError: the file cannot be read as text.
     """
     try:
-        with path.open(encoding="utf-8", newline="\n") as stream:
+        with path.open(encoding="utf-8-sig", newline="\n") as stream:
             yield from ((at, line) for at, line in enumerate(stream, 1) if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"path {path}: it cannot be read as text: {error}. Nothing was run.") from error

@@ -28,7 +28,7 @@ class Row:
         spec_id: id of the result; of the spec, where it was refused and nothing is stored.
         model_type: the bundle.
         status: done, failed, or refused when the experiment could not be asked of this feature or slice.
-        cached: answered from the store, not run by this batch.
+        cached: not run for this row: answered before this batch, or by another row of it.
         n: contexts or examples behind the leading finding; tested, where there is none.
         finding_status: present, conditional, negligible, unclear or dead.
         warnings: how many there are.

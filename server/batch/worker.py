@@ -101,7 +101,7 @@ class Worker:
         def look(spec: ExperimentSpec) -> Examined:
             try:
                 context = context_of(spec.model_type)
-                context.check_feature(spec.feature_id)
+                self._executor.accept(spec, context)
                 return Examined(digest_of(spec, context, type_of(spec.type)))
             except RequestError as error:
                 return Examined("", str(error))

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-import time
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-from rich.progress import Progress as Bar
 
 from ...schemas.catalogue import Experiment, find, of_command
 from ...schemas.errors import RequestError, UnknownNameError
 from ..batch.specs import Item, Reader, each_checked, for_features, lines_of, parse_features
+from ..pace import clock, pace
 from .commands import compute_of, home_of, interruptible
 from .flags import PROGRAM, Parser, add_common, add_experiment, format_of, spec_of
+from .progress import progress_shown
 
 if TYPE_CHECKING:
     from ...schemas.spec import ExperimentSpec
     from ..batch.batch import Batch, Prepared, Progress
     from ..batch.cluster import ClusterOptions
+    from ..batch.planning import Planned
 
 _ONE_SPEC = {"spec.feature_id": "--features", "spec.id": "no id", "output_dir": "--summary"}
 """Flags of a single run that a batch does not take, and what it takes instead."""
-_LINE_SECONDS = 10.0
 _SHOWN_FAILURES = 10
 
 
@@ -81,25 +80,36 @@ def batch(given: argparse.Namespace) -> int:
 
     _check(given)
     home, bundle = home_of(given), Path(given.bundle) if given.bundle else None
-    specs = each_checked(_items(given), Reader(getattr(given, "spec.model_type", None)))
+    items = list(_items(given))
+    specs = each_checked(items, Reader(getattr(given, "spec.model_type", None)))
     if not specs:
         raise RequestError(f"{given.specs} holds no spec. Nothing was run.")
+    places = [place for place, _ in items]
     # Ray prints what happens to its processes on stdout, which is for the answer.
-    done: Batch | None = None
     quiet = redirect_stdout(sys.stderr) if given.engine == "ray" else nullcontext()
-    with quiet, opened(home, bundle, compute_of(given), _cluster(given)) as (engine, worker):
-        prepared = Prepared(specs, home, engine, worker, fresh=bool(given.fresh))
-        if not given.dry_run:
-            with interruptible() as stopped, progress_shown() as report:
-                done = prepared.run(Path(given.summary) if given.summary else None, report, stopped)
-    if done is None:
-        print(_plan_text(prepared))
-        return 0
-    if format_of(given) == "json":
-        print(_as_json(done))
-    else:
-        print(_report(done))
-    return 0 if done.success else 1
+    try:
+        with quiet, opened(home, bundle, compute_of(given), _cluster(given)) as (engine, worker):
+            prepared = Prepared(specs, home, engine, worker, fresh=bool(given.fresh), places=places)
+            if given.dry_run:
+                text, status = _plan_text(prepared.plan(), len(specs), format_of(given)), 0
+            else:
+                text, status = _run(prepared, given)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on with the rest", file=sys.stderr)
+        return 130
+    print(text)
+    return status
+
+
+def _run(prepared: Prepared, given: argparse.Namespace) -> tuple[str, int]:
+    """What became of the batch in words, and the exit status."""
+    with interruptible() as stopped, progress_shown() as report:
+        done = prepared.run(
+            Path(given.summary) if given.summary else None,
+            lambda now: report(now.total - now.left, now.total, pace_of(now)),
+            stopped,
+        )
+    return _as_json(done) if format_of(given) == "json" else _report(done), 0 if done.success else 1
 
 
 def _check(given: argparse.Namespace) -> None:
@@ -147,65 +157,27 @@ def _cluster(given: argparse.Namespace) -> ClusterOptions | None:
 # -- what is shown --------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def progress_shown() -> Generator[Callable[[Progress], None]]:
-    """A bar on a terminal, a plain line now and then elsewhere; on stderr."""
-    console = Console(stderr=True)
-    if not sys.stderr.isatty():
-        yield _now_and_then(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
-        return
-    with Bar(BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), console=console) as shown:
-        bar = shown.add_task("", total=None)
-
-        def report(now: Progress) -> None:
-            shown.update(bar, total=now.total, completed=now.total - now.left, description=pace(now))
-
-        yield report
-
-
-def _now_and_then(
-    show: Callable[[str], None], clock: Callable[[], float] = time.monotonic
-) -> Callable[[Progress], None]:
-    """A hook that shows a line when some time has passed since the last."""
-    last = clock()
-
-    def report(now: Progress) -> None:
-        nonlocal last
-        if clock() - last >= _LINE_SECONDS:
-            last = clock()
-            show(f"{now.total - now.left:,} of {now.total:,} {pace(now)}".rstrip())
-
-    return report
-
-
-def pace(now: Progress) -> str:
+def pace_of(now: Progress) -> str:
     """Failures, rate and time left, as far as they are known."""
-    said = [f"{now.failed:,} failed"] if now.failed else []
-    if now.rate:
-        said.append(f"{now.rate:,.3g} a second, {_clock(now.left / now.rate)} left")
-    return ", ".join(said)
+    failed = f"{now.failed:,} failed" if now.failed else ""
+    return ", ".join(filter(None, ["specs", failed, pace(now.done + now.failed, now.left, now.seconds)]))
 
 
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"
-
-
-def _plan_text(prepared: Prepared) -> str:
-    planned, total = prepared.planned, len(prepared.specs)
+def _plan_text(planned: Planned, total: int, form: str) -> str:
     twins = sum(map(len, planned.twins.values()))
-    asked = f", {twins:,} ask what another asks" if twins else ""
     stored = len(planned.answered) + len(planned.to_alias)
+    if form == "json":
+        return json.dumps({"total": total, "stored": stored, "asked_twice": twins, "to_run": len(planned.tasks)})
+    asked = f", {twins:,} ask what another asks" if twins else ""
     return f"{total:,} specs: {stored:,} have a stored answer{asked}, {len(planned.tasks):,} would be run"
 
 
 def _report(done: Batch) -> str:
     """What became of the batch; on one line when all went well."""
     now = done.progress
-    said = [f"{now.done:,} run", f"{now.skipped:,} answered before", f"{now.failed:,} failed"]
+    said = [f"{now.done:,} run", f"{now.skipped:,} answered already", f"{now.failed:,} failed"]
     said += [f"{now.left:,} not run"] if now.left else []
-    lines = [f"{now.total:,} specs: {', '.join(said)}, in {_clock(now.seconds)}; summary: {done.summary}"]
+    lines = [f"{now.total:,} specs: {', '.join(said)}, in {clock(now.seconds)}; summary: {done.summary}"]
     failures = done.failures
     lines += [
         f"- {row.status}: `{row.spec_id}` {row.type} f{row.feature_id}: {row.error}"
@@ -219,12 +191,9 @@ def _report(done: Batch) -> str:
 
 
 def _as_json(done: Batch) -> str:
-    import json  # noqa: PLC0415
-    from dataclasses import asdict  # noqa: PLC0415
-
     counts = asdict(done.progress) | {"left": done.progress.left}
     failures = [
-        {"spec_id": row.spec_id, "type": row.type, "feature_id": row.feature_id, "error": row.error}
+        {name: getattr(row, name) for name in ("spec_id", "type", "feature_id", "status", "error")}
         for row in done.failures
     ]
     return json.dumps({**counts, "summary": str(done.summary), "failures": failures}, indent=1)

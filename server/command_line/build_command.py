@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from ...schemas.errors import RequestError
+from .progress import progress_shown
 
 if TYPE_CHECKING:
     from ...context.builder.build import BuildReport
@@ -40,7 +37,7 @@ def build(given: argparse.Namespace) -> int:
     if bool(given.builds) == bool(given.demo):
         raise RequestError("build needs one source: --builds TABLE, or --demo. Nothing was built.")
     out = Path(given.out)
-    with progress_bar() as report:
+    with stages_shown() as report:
         made = _build_demo(given, out, report) if given.demo else _build_table(given, out, report)
     manifest = made.manifest
     print(f"{out}: {manifest.n_features:,} features, {manifest.n_examples:,} examples, in {made.seconds:.0f} s")
@@ -76,31 +73,7 @@ def _build_table(given: argparse.Namespace, out: Path, report: Report) -> BuildR
 
 
 @contextmanager
-def progress_bar() -> Generator[Report]:
-    """A bar per stage on a terminal, a line per stage elsewhere; on stderr."""
-    console = Console(stderr=True)
-    if not sys.stderr.isatty():
-        yield _line_per_stage(console)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        tasks: dict[str, int] = {}
-
-        def report(stage: str, done: int, total: int, note: str) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(stage, total=total)
-            task = progress.tasks[tasks[stage]].id
-            progress.update(task, completed=done, total=total, description=f"{stage} {note}".strip())
-
-        yield report
-
-
-def _line_per_stage(console: Console) -> Report:
-    seen: set[str] = set()
-
-    def report(stage: str, done: int, total: int, note: str) -> None:
-        if stage not in seen or done == total:
-            seen.add(stage)
-            console.print(f"{stage}: {done:,} of {total:,} {note}".rstrip(), markup=False, highlight=False)
-
-    return report
+def stages_shown() -> Generator[Report]:
+    """A hook that shows how far each stage is."""
+    with progress_shown() as show:
+        yield lambda stage, done, total, note: show(done, total, f"{stage} {note}".rstrip())

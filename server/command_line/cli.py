@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 from ...schemas.catalogue import catalogue, file_of_command, of_command
-from ...schemas.errors import MechinterpError
+from ...schemas.errors import Cancelled, MechinterpError
 from ..executor import PROJECT
 from ..queries import ListArguments
 from . import commands
@@ -24,13 +24,22 @@ _WITHOUT_EXPERIMENTS = (["serve"], ["connect"])
 _EPILOG = (
     "An experiment also runs from a JSON file: --spec-path SPEC.json. Every run is stored in the home folder "
     "($MECHINTERP_HOME, or the user data folder). Exit status: 0 done, 1 the experiment, or a part of a batch, failed, "
-    "2 a bad request."
+    "2 a bad request, 130 stopped."
 )
+_STOPPED = 130
+"""The exit status of what was stopped from the keyboard, as shells have it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: stopped", file=sys.stderr)
+        return _STOPPED
+
+
+def _run(words: list[str]) -> int:
     if words and file_of_command(words[0]):
         # The products of one experiment are small: threads would wait for one another longer than they save.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -42,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = command(given)
         sys.stdout.flush()
+    except Cancelled as stopped:
+        print(f"{PROGRAM}: {stopped}", file=sys.stderr)
+        return _STOPPED
     except MechinterpError as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2

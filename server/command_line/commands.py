@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
-import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from ...context.home import Home
 from ...schemas.catalogue import Experiment
 from ...schemas.errors import RequestError
 from ...schemas.faults import explain
-from ...schemas.job import Job, ProgressHook
+from ...schemas.job import Job
 from ...schemas.result import ExperimentResult
 from ...schemas.spec import ExperimentSpec, parse_spec_json
 from .. import queries
@@ -31,6 +30,7 @@ from ..store.index import Query
 from ..store.store import Store
 from . import terminal
 from .flags import PROGRAM, flag, flags_of, format_of, grouped, spec_of
+from .progress import progress_shown
 
 if TYPE_CHECKING:
     from ...context.device import Compute
@@ -88,7 +88,7 @@ def _run(spec: ExperimentSpec, given: argparse.Namespace, spec_path: str | None)
         print(view.model_dump_json(indent=1) if format_of(given) == "json" else terminal.dry_run_text(view))
         return 0
     folder = Path(given.output_dir) if given.output_dir else None
-    with interruptible() as stopped, progress_line() as report:
+    with interruptible() as stopped, progress_shown() as report:
         job = Job(on_progress=report, is_cancelled=stopped)
         result = executor.execute(spec, context, job=job, fresh=given.fresh, output_dir=folder, spec_path=spec_path)
     show_result(result, store.path(result.spec_id), format_of(given))
@@ -220,14 +220,3 @@ def interruptible() -> Generator[Callable[[], bool]]:
         yield stop.is_set
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def progress_line() -> Generator[ProgressHook | None]:
-    """A line of progress on stderr, when that is a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    console = Console(stderr=True)
-    with console.status("running") as status:
-        yield lambda done, total, message: status.update(f"{message or 'running'} {done:,} of {total:,}")

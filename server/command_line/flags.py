@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from pydantic import BaseModel
@@ -166,7 +167,9 @@ def add_experiment(parser: Parser, experiment: Experiment) -> None:
         _add(group.add_argument, "variables", name, schema, short.get(name, ()))
     group = parser.add_argument_group("slice (which examples it is about; default: all)")
     for name, schema in schema_of(DatasetSlice)["properties"].items():
-        _add(group.add_argument, "dataset_slice", name, schema, _SLICE_ALIASES.get(name, ()))
+        # A type that takes no contexts says so itself, and what to do instead.
+        hidden = name == "contexts" and not experiment.spec.takes_contexts
+        _add(group.add_argument, "dataset_slice", name, schema, _SLICE_ALIASES.get(name, ()), hidden=hidden)
     group = parser.add_argument_group("record")
     for name in _RECORD:
         _add(group.add_argument, "spec", name, base[name])
@@ -194,17 +197,23 @@ def add_fields(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
         _add(parser.add_argument, "fields", name, schema)
 
 
-def _add(add: Callable[..., Any], group: str, name: str, schema: Schema, more: Iterable[str] = ()) -> None:
+def _add(
+    add: Callable[..., Any], group: str, name: str, schema: Schema, more: Iterable[str] = (), *, hidden: bool = False
+) -> None:
     options: dict[str, Any] = {"dest": f"{group}.{name}", "default": argparse.SUPPRESS, "help": _help(schema)}
     kind = schema.get("type")
     if kind == "boolean":
         options["action"] = argparse.BooleanOptionalAction
+    elif kind == "array" and schema["items"].get("type") == "object":
+        options |= {"type": _json_list, "metavar": "FILE", "help": f"{options['help']} FILE holds their list as JSON."}
     elif kind == "array":
         options |= {"type": _listed, "metavar": "A,B,..."}
     elif kind == "object":
         options |= {"type": json.loads, "metavar": "JSON"}
     else:
         options["metavar"] = "|".join(map(str, schema["enum"])) if "enum" in schema else _metavar(kind)
+    if hidden:
+        options["help"] = argparse.SUPPRESS
     add(*more, flag(name), **options)
 
 
@@ -214,6 +223,19 @@ def _metavar(kind: object) -> str:
 
 def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _json_list(path: str) -> list[Any]:
+    """The list in a JSON file; argparse shows what is wrong with it."""
+    try:
+        found: object = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, list):
+        raise argparse.ArgumentTypeError(f"{path} must hold a JSON list; it holds {type(found).__name__}")
+    return cast("list[Any]", found)
 
 
 def _help(schema: Schema) -> str:

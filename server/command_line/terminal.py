@@ -154,6 +154,8 @@ def dry_run_text(view: DryRunView) -> str:
     """What a spec would do, for people."""
     spec = view.spec
     part = DatasetSlice.model_validate(spec["dataset_slice"]).model_dump(mode="json", exclude_defaults=True)
+    if "contexts" in part:
+        part["contexts"] = f"{len(part['contexts'])} given"
     lines = [
         f"Dry run: {spec['type']} of feature {spec['feature_id']} on bundle {spec['model_type']}. Nothing was run.",
         f"- variables: {_listing(spec['variables'])}",

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from mechinterp_runner.schemas.catalogue import find
+from mechinterp_runner.schemas.errors import Cancelled
 from mechinterp_runner.schemas.experiment_type import runner_names
 from mechinterp_runner.schemas.result import ExperimentResult
 from mechinterp_runner.server.command_line import commands
@@ -243,6 +244,17 @@ def test_the_first_interrupt_cancels_and_the_next_is_left_to_python():
         assert stopped()
         assert signal.getsignal(signal.SIGINT) is before
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("end", "said"), [(KeyboardInterrupt(), "stopped"), (Cancelled("the run was cancelled"), "the run was cancelled")]
+)
+def test_what_is_stopped_from_the_keyboard_is_status_130_without_a_traceback(cli, monkeypatch, end, said):
+    def stop(_given):
+        raise end
+
+    monkeypatch.setattr(commands, "reindex", stop)
+    assert cli("reindex") == (130, "", f"mechinterp-runner: {said}\n")
 
 
 def test_a_reader_that_goes_away_is_no_error(home, data_bundle):

@@ -43,9 +43,9 @@ def specs_file(tmp_path):
     return write
 
 
-def spec(feature, mode="fine"):
+def spec(feature, mode="fine", **given):
     variables = {"family": "swim_speed_up", "mode": mode, "method": "observational"}
-    return {"type": "family_1d_sweep", "feature_id": feature, "variables": variables}
+    return {"type": "family_1d_sweep", "feature_id": feature, "variables": variables, **given}
 
 
 def test_a_question_about_many_features_takes_the_flags_of_its_type(cli, toy, store, tmp_path):
@@ -53,13 +53,13 @@ def test_a_question_about_many_features_takes_the_flags_of_its_type(cli, toy, st
     words = [*MANY, "--method", "observational", "--rungs", "3,12", "--seed", "4", "--parent-hypothesis", "h1"]
     status, out, err = cli(*words, "--summary", path)
     assert (status, err) == (0, "")
-    assert re.fullmatch(r"4 specs: 4 run, 0 answered before, 0 failed, in 0:00:0\d; summary: .*out\.parquet\n", out)
+    assert re.fullmatch(r"4 specs: 4 run, 0 answered already, 0 failed, in 0:00:0\d; summary: .*out\.parquet\n", out)
     rows = pq.read_table(path).to_pylist()
     assert [row["feature_id"] for row in rows] == [0, 1, 2, 3]
     assert json.loads(rows[0]["variables"])["rungs"] == [3, 12]
     assert json.loads(rows[0]["dataset_slice"])["random_seed"] == 4
     assert store.search(Query(parent_hypothesis="h1"))[0] == 4
-    assert cli(*words)[1].startswith("4 specs: 0 run, 4 answered before, 0 failed")
+    assert cli(*words)[1].startswith("4 specs: 0 run, 4 answered already, 0 failed")
     assert toy.runs == 4
 
 
@@ -68,12 +68,12 @@ def test_a_file_of_specs_is_run_and_failures_are_listed_with_status_one(cli, spe
     status, out, _ = cli("batch", path)
     assert status == 1
     lines = out.splitlines()
-    assert lines[0].startswith("3 specs: 2 run, 0 answered before, 1 failed")
+    assert lines[0].startswith("3 specs: 2 run, 0 answered already, 1 failed")
     assert re.match(r"- failed: `\S+` family_1d_sweep f1: ZeroDivisionError: ", lines[1])
     assert lines[-1] == "the same command tries the failed ones again"
     answer = json.loads(cli("batch", path, "--format", "json")[1])
     assert (answer["skipped"], answer["failed"], answer["left"]) == (2, 1, 0)
-    assert [failure["feature_id"] for failure in answer["failures"]] == [1]
+    assert [(failure["feature_id"], failure["status"]) for failure in answer["failures"]] == [(1, "failed")]
 
 
 def test_ctrl_c_stops_the_batch_and_the_same_command_goes_on(cli, toy, specs_file, monkeypatch):
@@ -89,10 +89,23 @@ def test_ctrl_c_stops_the_batch_and_the_same_command_goes_on(cli, toy, specs_fil
     status, out, err = cli("batch", path)
     assert status == 1
     lines = out.splitlines()
-    assert lines[0].startswith("7 specs: 3 run, 0 answered before, 0 failed, 4 not run, in ")
+    assert lines[0].startswith("7 specs: 3 run, 0 answered already, 0 failed, 4 not run, in ")
     assert lines[1:] == ["the same command goes on with the rest"]
     assert "Traceback" not in err
-    assert cli("batch", path)[1].startswith("7 specs: 4 run, 3 answered before, 0 failed, in ")
+    assert cli("batch", path)[1].startswith("7 specs: 4 run, 3 answered already, 0 failed, in ")
+
+
+def test_a_batch_that_is_stopped_at_once_says_so_and_goes_on_too(cli, toy, specs_file, monkeypatch):
+    def killed(spec, table):
+        raise KeyboardInterrupt
+
+    path = specs_file(spec(0), spec(1))
+    with monkeypatch.context() as once:
+        once.setattr(toy, "_findings", killed)
+        status, out, err = cli("batch", path)
+    assert (status, out) == (130, "")
+    assert err == "stopped; the same command goes on with the rest\n"
+    assert cli("batch", path)[1].startswith("2 specs: 2 run, 0 answered already, 0 failed")
 
 
 def test_a_dry_run_counts_and_runs_nothing(cli, toy, specs_file, home):
@@ -100,6 +113,8 @@ def test_a_dry_run_counts_and_runs_nothing(cli, toy, specs_file, home):
     status, out, _ = cli("batch", specs_file(spec(0), spec(1), spec(1)), "--dry-run")
     assert status == 0
     assert out == "3 specs: 1 have a stored answer, 1 ask what another asks, 1 would be run\n"
+    answer = json.loads(cli("batch", specs_file(spec(0), spec(1), spec(1)), "--dry-run", "--format", "json")[1])
+    assert answer == {"total": 3, "stored": 1, "asked_twice": 1, "to_run": 1}
     assert toy.runs == 1
     assert len(list((home.runs / "summaries").iterdir())) == 1
 
@@ -129,6 +144,16 @@ def test_a_bad_request_is_status_two_and_runs_nothing(cli, toy, words, told):
     assert toy.runs == 0
 
 
+def test_wrong_specs_are_named_by_their_lines_or_features(cli, tmp_path):
+    path = tmp_path / "specs.jsonl"
+    path.write_text("\n".join(["", json.dumps(spec(1, id="a")), "", json.dumps(spec(99)), json.dumps(spec(2, id="a"))]))
+    told = cli("batch", path)[2].splitlines()
+    assert told[1].startswith("line 4: feature_id 99 is out of range")
+    path.write_text("\n".join(["", json.dumps(spec(1, id="a")), "", json.dumps(spec(2, id="a"))]))
+    assert cli("batch", path)[2].splitlines()[1].startswith("line 4: id 'a' is that of another spec of the batch")
+    assert cli(*MANY, "--features", "6-9")[2].splitlines()[1].startswith("feature 8: feature_id 8 is out of range")
+
+
 def test_an_empty_file_is_no_batch(cli, specs_file):
     status, _, err = cli("batch", specs_file())
     assert status == 2
@@ -147,22 +172,9 @@ def test_the_help_of_a_batch_shows_the_flags_of_every_type(name):
     assert "--percentile-min" in shown
 
 
-def test_the_pace_says_failures_rate_and_time_left():
-    assert batch_command.pace(Progress(100)) == ""
-    assert batch_command.pace(Progress(100, skipped=10, done=38, failed=2, seconds=20.0)) == (
-        "2 failed, 2 a second, 0:00:25 left"
+def test_the_pace_of_a_batch_says_failures_rate_and_time_left():
+    assert batch_command.pace_of(Progress(100)) == "specs"
+    assert batch_command.pace_of(Progress(100, skipped=10, done=38, failed=2, seconds=20.0)) == (
+        "specs, 2 failed, 2 a second, 0:00:25 left"
     )
-    assert batch_command.pace(Progress(24576, done=1, seconds=10.0)) == "0.1 a second, 68:15:50 left"
-
-
-def test_where_there_is_no_terminal_a_line_is_shown_now_and_then():
-    now, lines = [0.0], []
-    report = batch_command._now_and_then(lines.append, lambda: now[0])
-    for second in range(1, 31):
-        now[0] = float(second)
-        report(Progress(60, done=second, seconds=float(second)))
-    assert lines == [
-        "10 of 60 1 a second, 0:00:50 left",
-        "20 of 60 1 a second, 0:00:40 left",
-        "30 of 60 1 a second, 0:00:30 left",
-    ]
+    assert batch_command.pace_of(Progress(100, skipped=10)) == "specs"

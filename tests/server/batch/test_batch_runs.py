@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
@@ -145,6 +146,14 @@ def test_nothing_is_run_when_one_spec_is_wrong(batch, toy, specs, told):
     assert toy.runs == 1
 
 
+def test_a_bundle_that_no_spec_can_name_is_told_before_anything_is_run(batch, toy, home, data_bundle, tmp_path):
+    folder = shutil.copytree(data_bundle, tmp_path / "bündle")
+    with pytest.raises(RequestError, match=r"2 of 2 specs are wrong, and none was run:\nspec 1: .* is called 'bündle'"):
+        batch([ask(1), ask(2)], bundle=folder)
+    assert toy.runs == 0
+    assert not home.runs.exists()
+
+
 def test_a_batch_that_is_stopped_is_summarised_and_goes_on_when_asked_again(batch, toy, store):
     specs = [ask(feature, id=f"run-{feature}") for feature in range(6)]
     stopped = batch(specs, is_cancelled=lambda: toy.runs >= 3)
@@ -161,6 +170,54 @@ def test_a_batch_that_is_stopped_is_summarised_and_goes_on_when_asked_again(batc
     assert toy.runs - before == 6 - len(kept)
     assert [row.spec_id for row in done.rows] == [f"run-{feature}" for feature in range(6)]
     assert store.search(Query())[0] == 6
+
+
+def test_a_batch_that_runs_already_is_not_run_twice(batch, toy, store, monkeypatch):
+    findings, refused = toy._findings, []
+
+    def ask_again(spec, table):
+        if not refused:
+            with pytest.raises(RequestError, match=r"another process runs this batch .* Nothing was run\.") as error:
+                batch([ask(1), ask(2)])
+            refused.append(error)
+        return findings(spec, table)
+
+    monkeypatch.setattr(toy, "_findings", ask_again)
+    assert batch([ask(1), ask(2)]).progress.done == 2
+    assert toy.runs == len(refused) + 1 == 2
+    assert batch([ask(1), ask(2)]).progress.skipped == 2
+    assert list((store.root / "running").glob(".*")) == []
+
+
+def test_an_answer_that_another_batch_stored_under_the_id_meanwhile_is_taken(batch, toy, store, monkeypatch):
+    findings = toy._findings
+
+    def overtaken(spec, table):
+        if toy.runs == 1:
+            batch([ask(1, id="mine")])
+        return findings(spec, table)
+
+    monkeypatch.setattr(toy, "_findings", overtaken)
+    done = batch([ask(1, id="mine"), ask(2)])
+    assert done.success
+    assert [row.cached for row in done.rows] == [True, False]
+    assert done.rows[0].spec_id == "mine"
+    assert store.search(Query())[0] == 2
+
+
+def test_an_id_that_another_question_got_meanwhile_is_refused(batch, toy, store, monkeypatch):
+    findings = toy._findings
+
+    def overtaken(spec, table):
+        if toy.runs == 1:
+            batch([ask(3, id="mine")])
+        return findings(spec, table)
+
+    monkeypatch.setattr(toy, "_findings", overtaken)
+    done = batch([ask(1, id="mine"), ask(2)])
+    assert [row.status for row in done.rows] == ["refused", "done"]
+    assert "id 'mine' was taken meanwhile" in done.failures[0].error
+    assert store.result("mine").feature_id == 3
 
 
 def test_results_that_cannot_be_written_end_the_batch_and_the_summary_has_those_that_were(

@@ -37,6 +37,12 @@ def test_lines_keep_their_numbers_when_some_are_empty(tmp_path):
     assert list(lines_of(path)) == [(1, '{"a": 1}\n'), (4, '{"b": "\u2028"}')]
 
 
+def test_a_byte_order_mark_and_line_ends_of_windows_are_read(tmp_path):
+    path = tmp_path / "specs.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\r\n{"b": 2}\r\n')
+    assert [(at, json.loads(line)) for at, line in lines_of(path)] == [(1, {"a": 1}), (3, {"b": 2})]
+
+
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
 def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
     path = tmp_path / "specs.jsonl"

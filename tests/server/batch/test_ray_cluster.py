@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,9 +22,10 @@ from mechinterp_runner.schemas.spec import parse_spec
 from mechinterp_runner.server.batch import cluster
 from mechinterp_runner.server.batch.batch import run_batch
 from mechinterp_runner.server.batch.cluster import Actor, ClusterOptions
-from mechinterp_runner.server.batch.dispatch import Answered, Dispatch, shards
+from mechinterp_runner.server.batch.dispatch import Answered, Dispatch, Place, shards
 from mechinterp_runner.server.batch.here import Task
 from mechinterp_runner.server.batch.summary import row_without_result
+from mechinterp_runner.server.executor import code_digest
 from mechinterp_runner.server.store.index import Query
 from mechinterp_runner.server.store.store import Store
 
@@ -90,6 +92,15 @@ def test_a_second_try_takes_the_result_that_a_dead_worker_had_written(home, data
     assert not list(home.runs.glob("index-*"))
 
 
+def test_a_worker_never_takes_the_result_of_another_question_for_an_answer(home, data_bundle):
+    actor = Actor(home.root, data_bundle, Compute(device="cpu"))
+    first, second = spec_of(2) | {"id": "mine"}, spec_of(2) | {"id": "mine", "dataset_slice": {"random_seed": 9}}
+    assert actor.answer(parse_spec(first)).row.status == "done"
+    answered = actor.answer(parse_spec(second))
+    assert (answered.row.status, answered.entry) == ("refused", None)
+    assert "id 'mine' was taken meanwhile" in answered.row.error
+
+
 def test_a_worker_says_what_is_wrong_with_specs_and_which_it_had_to_refuse(home, data_bundle):
     actor = Actor(home.root, data_bundle, Compute(device="cpu"))
     good, far = actor.examine([parse_spec(spec_of(2)), parse_spec(spec_of(99))])
@@ -128,6 +139,9 @@ def test_without_ray_the_message_says_how_to_get_it(home, data_bundle, monkeypat
     assert not home.runs.exists()
 
 
+HERE = Place("here", 1, code_digest())
+
+
 class LostError(Exception):
     """What Ray raises when an actor has died."""
 
@@ -145,7 +159,7 @@ class FakeActor:
     def __init__(self, dies_of=(), *, comes_back=True):
         self.dies_of, self.asked = set(dies_of), []
         self.answer = SimpleNamespace(remote=self._answer)
-        back = "back" if comes_back else "never" if comes_back is None else LostError("no room for it")
+        back = HERE if comes_back else "never" if comes_back is None else LostError("no room for it")
         self.where = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda: Reference(back)))
 
     def _answer(self, spec):
@@ -172,8 +186,8 @@ def dispatch(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=get, wait=wait, exceptions=errors))
     monkeypatch.setitem(sys.modules, "ray.exceptions", errors)
 
-    def dispatch(*actors, stopped=lambda: False):
-        ended = Dispatch.of(tasks_of(*[7] * 8), actors, stopped).answers()
+    def dispatch(*actors, stopped=lambda: False, late=()):
+        ended = Dispatch.of(tasks_of(*[7] * 8), actors, stopped, late).answers()
         told = [(task.place, answered.row.status) for task, answered in ended]
         assert len(dict(told)) == len(told)
         return dict(told)
@@ -203,6 +217,20 @@ def test_a_spec_that_two_workers_die_of_is_failed_and_the_others_are_not(dispatc
     assert sum(worker.asked.count(5) for worker in workers) == 2
 
 
+def test_workers_without_room_at_first_join_when_there_is_some(dispatch):
+    busy, joins, waits = FakeActor(dies_of=[0], comes_back=False), FakeActor(), FakeActor()
+    assert dispatch(busy, joins, waits, late=[Reference(HERE), Reference("never")]) == DONE
+    assert sorted(joins.asked) == list(range(8))
+    assert waits.asked == []
+
+
+def test_a_worker_that_comes_back_with_other_code_is_left_out(dispatch, caplog):
+    here, strange = FakeActor(), FakeActor()
+    assert dispatch(here, strange, late=[Reference(Place("far", 1, "other code"))]) == DONE
+    assert strange.asked == []
+    assert "the worker on far has other code than this process" in caplog.text
+
+
 def test_without_any_worker_left_the_batch_ends_and_says_so(dispatch):
     with pytest.raises(BundleError, match="no worker of the cluster is left; the same command goes on"):
         dispatch(FakeActor(dies_of=[0], comes_back=False), FakeActor(dies_of=range(8), comes_back=False))
@@ -229,6 +257,32 @@ class FakeRay:
         self.cluster_resources = lambda: resources
 
 
+@pytest.fixture
+def started(monkeypatch):
+    """How `_connect` starts Ray on a machine of four cores."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+
+    def started(**options):
+        asked = {}
+        cluster._connect(SimpleNamespace(init=lambda **given: asked.update(given)), ClusterOptions(**options))
+        return asked
+
+    return started
+
+
+@pytest.mark.parametrize(("options", "cores"), [({}, 4), ({"workers": 2}, 2), ({"workers": 99}, 4)])
+def test_ray_started_here_has_no_more_cores_than_the_machine(started, options, cores):
+    assert started(**options)["num_cpus"] == cores
+
+
+def test_a_batch_waits_with_a_word_until_the_cluster_has_room_for_one_worker(caplog):
+    told = iter([([], ["a", "b"]), ([], ["a", "b"]), (["b"], ["a"])])
+    ray = SimpleNamespace(wait=lambda calls, num_returns, timeout: next(told))
+    assert cluster._first_to_live(ray, ["a", "b"]) == (["b"], ["a"])
+    assert caplog.text.count("the cluster has no room for a worker yet") == 2
+    assert "1 of 2 workers have no room yet: they join when there is some" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("resources", "options", "told"),
     [
@@ -248,3 +302,22 @@ class FakeRay:
 def test_workers_that_do_not_fit_are_refused_with_what_there_is(home, resources, options, told):
     with pytest.raises(RequestError, match=told):
         cluster._start(FakeRay(**resources), home, None, Compute(), ClusterOptions(**options))
+
+
+@pytest.mark.parametrize(("code", "refused"), [("other code", True), (code_digest(), False)])
+def test_workers_with_other_code_are_refused_at_the_start(home, code, refused):
+    said = Reference(Place("far", 1, code))
+    actor = SimpleNamespace(where=SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda: said)))
+    ray = SimpleNamespace(
+        cluster_resources=lambda: {"CPU": 1},
+        remote=lambda _: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: actor)),
+        wait=lambda calls, **_: (calls, []),
+        get=lambda calls: [call.value for call in calls],
+        exceptions=SimpleNamespace(RayError=LostError),
+    )
+    start = partial(cluster._start, ray, home, None, Compute(), ClusterOptions())
+    if refused:
+        with pytest.raises(RequestError, match=r"the worker on far has other code .* Nothing was run\."):
+            start()
+    else:
+        assert start() == ([actor], [])
