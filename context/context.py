@@ -17,6 +17,7 @@ from ..schemas.job import Job
 from ..schemas.spec import DatasetSlice
 from .bundle import Bundle
 from .derived import Derived
+from .description import describe
 from .device import DEFAULT_CACHE_BYTES, Compute
 from .directions import RandomDirections
 from .examples import Examples, Rows, open_examples
@@ -219,19 +220,36 @@ class Context:
             raise RequestError(f"bundle {self.name!r} has no SAE weights. Nothing was run.")
         return self.sae
 
-    def _pooled_of_examples(self) -> Floats:
+    @property
+    def passes_owed(self) -> int:
+        """Examples whose pooled vectors must be computed before activations can be read; 0 once they are."""
+        stored = self.bundle.has("pooled.npy") or self.bundle.has("activations/indptr.npy")
+        if stored or self._pooled is not None or self.examples is None or not self.has_model:
+            return 0
+        return len(self.examples)
+
+    def prepare(self, job: Job) -> None:
+        """Compute the pooled vectors of the examples where that is owed, reporting progress.
+
+        Raises:
+            Cancelled: the job was asked to stop.
+        """
+        if self.passes_owed:
+            self._pooled_of_examples(job)
+
+    def _pooled_of_examples(self, job: Job | None = None) -> Floats:
         """Pooled vectors of all examples [n, d]: stored, or computed once and kept, on disk where a folder is named."""
         with self._lock:
             if self._pooled is None:
-                self._pooled = self._open_pooled()
+                self._pooled = self._open_pooled(job)
             return self._pooled
 
-    def _open_pooled(self) -> Floats:
+    def _open_pooled(self, job: Job | None) -> Floats:
         if self.bundle.has("pooled.npy"):
             return self.bundle.array("pooled.npy", (len(self.data), self.bundle.manifest.hidden_dim))
         oracle = self.oracle
         if isinstance(oracle, NetworkOracle):
-            return oracle.of_examples(self.data)
+            return oracle.of_examples(self.data, job)
         return oracle.pooled(self.sets(np.arange(len(self.data))))
 
     def population(self, part: DatasetSlice, feature: int) -> Population:
@@ -350,6 +368,11 @@ class Context:
         """
         return make() if population.key is None else self.derived((name, population.key), make)
 
+    @property
+    def n_cached(self) -> int:
+        """Pooled vectors of constructed sets in memory."""
+        return len(self._oracle.cache) if isinstance(self._oracle, NetworkOracle) else 0
+
     def seconds_per_pass(self) -> float | None:
         """Measured seconds a forward pass takes; None before the first, or without a model."""
         return self._oracle.seconds_per_pass() if self._oracle is not None else None
@@ -367,28 +390,5 @@ class Context:
         return self._oracle.measure_difference().report(self.sae.encoder_weight)
 
     def describe(self) -> dict[str, Any]:
-        """What the bundle is: sizes, vocabulary, rungs, device, cache, planted rules, what it lacks, its origin."""
-        manifest, vocabulary = self.bundle.manifest, self.vocabulary
-        cache = self._oracle.cache if isinstance(self._oracle, NetworkOracle) else None
-        return {
-            "name": self.name,
-            "fingerprint": self.bundle.fingerprint,
-            "n_features": self.n_features,
-            "n_examples": manifest.n_examples,
-            "builds_known": bool(self.examples is not None and self.examples.build_id is not None),
-            "has_model": self.has_model,
-            "model": manifest.model.model_dump() if manifest.model else None,
-            "n_ability_tokens": len(vocabulary),
-            "n_weapons": len(self.weapons),
-            "weapons_outside_the_table": [kit.name for kit in self.weapons.facts if not kit.known],
-            "stackable_families": {family: list(vocabulary.rungs(family)) for family in vocabulary.stackable},
-            "main_only_abilities": {family: vocabulary.slot(family) for family in vocabulary.main_only},
-            "device": self.device,
-            "dtype": self.dtype,
-            "cached_pooled_vectors": len(cache) if cache else 0,
-            "seconds_per_forward_pass": self.seconds_per_pass(),
-            "differs_from_float32": self.differs_from_float32(),
-            "planted": [rule.model_dump(mode="json", exclude={"fidelity", "terms"}) for rule in manifest.planted],
-            "missing": self.bundle.missing(),
-            "made_by": manifest.made_by,
-        }
+        """What the bundle is; see `description.describe`."""
+        return describe(self)

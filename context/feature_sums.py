@@ -252,7 +252,7 @@ class _Sums:
         torch = self._torch
         flat = activation.reshape(-1)
         where = torch.nonzero(flat).squeeze(1)
-        bins = ((flat[where].view(torch.int32) >> _SHIFT).to(torch.int64) - _FIRST).clamp_(min=0)
+        bins = ((flat[where].view(torch.int32) >> _SHIFT).to(torch.int64) - _FIRST).clamp_(0, BINS - 1)
         self.histogram += torch.bincount(bins * self._width + where % self._width, minlength=len(self.histogram))
 
     def done(self) -> FeatureSums:

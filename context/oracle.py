@@ -206,11 +206,17 @@ class NetworkOracle:
         with torch.inference_mode(), full_precision():
             return torch.addmm(start[:, None], rows, vectors.T).cpu().numpy()[:, inverse]
 
-    def of_examples(self, examples: Examples) -> Vectors:
-        """Pooled vectors [n, d] of all examples, in memory; mapped from disk where a folder for them was named."""
+    def of_examples(self, examples: Examples, job: Job | None = None) -> Vectors:
+        """Pooled vectors [n, d] of all examples, in memory; mapped from disk where a folder for them was named.
+
+        Raises:
+            Cancelled: the job was asked to stop; what was computed is kept on disk alone.
+        """
         shape = (len(examples), self._params.hidden_dim)
 
         def make(rows: Rows) -> Vectors:
+            if job is not None:
+                job.progress(int(rows[0]), len(examples), "pooled vectors of the examples")
             vectors, inverse = self._distinct(examples.sets(rows), None, keep=False)
             return vectors.cpu().numpy()[inverse]
 

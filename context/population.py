@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -31,6 +32,8 @@ class Population:
         key: names the rows: equal keys, equal rows, whatever the feature. None where the feature's own activation chose
             them. What was computed from the rows alone can be kept under it.
         warnings: what the slice could not do as asked.
+        given: the spec gives contexts of its own: no example belongs to it, and ``size`` counts the contexts.
+        caveat: what a headline must add of it, after a semicolon.
     """
 
     rows: Rows
@@ -41,9 +44,41 @@ class Population:
     sampled: bool
     warnings: tuple[str, ...] = ()
     key: str | None = None
+    given: bool = False
+    caveat: str = ""
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def drawn_from(self) -> int:
+        """How many the contexts of an intervention are drawn from, for the finite-population correction.
+
+        Given contexts are taken as a sample of builds like them, of which there is no end.
+        """
+        return sys.maxsize if self.given else self.size
+
+    def contexts(self, n: int, held: str = "") -> str:
+        """``n`` contexts of it in words, and what they all hold."""
+        if not self.given:
+            return f"{n} contexts of {self.description}{held}"
+        which = self.description if n == self.size else f"{n} of {self.description}"
+        return f"{which}{held}{self.caveat}"
+
+
+def given_population(n: int, *, dead: bool, warnings: tuple[str, ...], caveat: str = "") -> Population:
+    """The population of ``n`` contexts that the spec gives: none of its examples."""
+    return Population(
+        rows=np.zeros(0, dtype=np.intp),
+        activation=np.zeros(0, dtype=np.float32),
+        size=n,
+        description=f"{n} contexts given in the spec",
+        dead=dead,
+        sampled=True,
+        warnings=warnings,
+        given=True,
+        caveat=caveat,
+    )
 
 
 def select(

@@ -1,13 +1,18 @@
 """The sparse autoencoder over pooled vectors, in numpy: reading a feature costs one matrix-vector product."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..schemas.errors import BundleError
+
+if TYPE_CHECKING:
+    from .bundle import Bundle
 
 Array = NDArray[np.floating[Any]]
 
@@ -112,3 +117,14 @@ class SparseAutoencoder:
     def decode(self, activations: Array) -> Array:
         """Reconstructed pooled vectors [n, d] of activations [n, F]."""
         return activations @ self.unit_decoder().T + self.decoder_bias
+
+
+def open_sae(bundle: Bundle) -> SparseAutoencoder | None:
+    """Read the autoencoder of a bundle; None when it has none."""
+    if not bundle.has("sae.safetensors"):
+        return None
+    state = bundle.tensors("sae.safetensors")
+    try:
+        return SparseAutoencoder.from_state(state)
+    except BundleError as error:
+        raise BundleError(f"{bundle.path / 'sae.safetensors'}: {error}") from error

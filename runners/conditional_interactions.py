@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -72,6 +72,7 @@ class ConditionalVariables(CandidateVariables):
 class ConditionalSpec(ExperimentSpec):
     """Spec of conditional interactions."""
 
+    takes_contexts: ClassVar[bool] = True
     type: Literal["conditional_interactions"] = "conditional_interactions"
     variables: ConditionalVariables
 
@@ -211,10 +212,10 @@ def _answer(spec: ConditionalSpec, ctx: Context, job: Job, setting: Setting, *, 
     design, pairs, notes, left_out = _admitted(spec, ctx, setting, chosen)
     grid = setting.grid(pairs, design.contexts, ctx)
     meter.total = meter.done + len(own) + len(grid)
-    alone = _modulator_effect(spec, ctx, own, meter, population=contexts.population.size, min_effect=min_effect)
+    alone = _modulator_effect(spec, ctx, own, meter, population=contexts.population.drawn_from, min_effect=min_effect)
     job.partial(_modulator_table(setting.modulator, alone))
     cells = run_factorial(grid, TRIPLE, feature=spec.feature_id, min_effect=min_effect, ctx=ctx, meter=meter)
-    found = _modulated(spec, cells, population=contexts.population.size, min_effect=min_effect)
+    found = _modulated(spec, cells, population=contexts.population.drawn_from, min_effect=min_effect)
     columns = modulated_columns(pairs, found, min_effect, ctx)
     table = found.difference.table
     acting = ranked(table.acting(), table.effects.mean, table.status, [False] * len(pairs))
@@ -226,7 +227,7 @@ def _answer(spec: ConditionalSpec, ctx: Context, job: Job, setting: Setting, *, 
     plain = diagnostics(contexts.population, min_effect, ctx.effective_max(spec.feature_id), job, notes)
     units = [*units_of(pairs), *([setting.modulator.unit] if setting.modulator.unit else [])]
     plain.notes += rivals_note(design.base, units, ctx)
-    scope = f"{plural(len(pairs), 'pair')} on {table.effects.n} contexts of {contexts.population.description}"
+    scope = f"{plural(len(pairs), 'pair')} on {contexts.population.contexts(table.effects.n)}"
     return Findings(
         headline=f"{report.headline(min_effect)}; {scope}; interventional.",
         findings=report.findings(contexts.population.description),

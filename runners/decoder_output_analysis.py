@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from ..context.context import Context
-from ..context.population import Population
+from ..context.population import Population, given_population
 from ..schemas.catalogue import Plan, experiment
 from ..schemas.errors import RequestError
 from ..schemas.job import Job
@@ -25,7 +26,7 @@ from .design.report import (
     plural,
     with_short,
 )
-from .design.specificity import SPECIFIC
+from .design.specificity import SPECIFIC, UNKNOWN_DIRECTIONS
 from .parts.decoder.logits import (
     DirectEffect,
     FamilyContribution,
@@ -39,7 +40,7 @@ from .parts.decoder.logits import (
     sae_of,
     token_table,
 )
-from .parts.decoder.steering import Steered, SteeringRow, steer, steering_table
+from .parts.decoder.steering import Steered, SteeringRow, has_stored, steer, steering_table
 from .stats.curve import winner_confirmed
 
 CONFIRM_STREAM = 30
@@ -64,6 +65,7 @@ class DecoderOutputVariables(Variables):
 class DecoderOutputSpec(ExperimentSpec):
     """Spec of a decoder output analysis."""
 
+    takes_contexts: ClassVar[bool] = True
     type: Literal["decoder_output_analysis"] = "decoder_output_analysis"
     variables: DecoderOutputVariables = DecoderOutputVariables()
 
@@ -81,6 +83,24 @@ def _values(spec: DecoderOutputSpec) -> tuple[float, ...]:
     return tuple(dict.fromkeys(spec.variables.steer))
 
 
+def _population(spec: DecoderOutputSpec, ctx: Context) -> Population:
+    """The examples or contexts that are steered; none where a bundle without examples is asked for its weights alone.
+
+    Raises:
+        RequestError: contexts are given and nothing is done to them.
+    """
+    part = spec.dataset_slice
+    if part.contexts is not None and not spec.variables.steer:
+        raise RequestError(
+            "dataset_slice.contexts are what steer acts on, and steer was not given: give it, such as [0, 2], or leave "
+            "contexts out. Nothing was run."
+        )
+    if ctx.has_examples or spec.variables.steer:
+        return ctx.population(part, spec.feature_id)
+    ctx.check_feature(spec.feature_id)
+    return replace(given_population(0, dead=False, warnings=()), description="no examples: the bundle holds none")
+
+
 def _contexts(spec: DecoderOutputSpec, ctx: Context) -> Contexts:
     contexts = draw(spec, ctx)
     if len(contexts.positions) < FEWEST:
@@ -93,14 +113,14 @@ def _contexts(spec: DecoderOutputSpec, ctx: Context) -> Contexts:
 
 def plan(spec: DecoderOutputSpec, ctx: Context) -> Plan:
     """What the analysis would run: no pass beyond the pooled vectors of the contexts, where those are not stored."""
-    population = ctx.population(spec.dataset_slice, spec.feature_id)
+    population = _population(spec, ctx)
     if population.dead:
         return Plan(contexts=0, conditions="none: no example activates the feature", notes=population.warnings)
     _ = ctx.output_head(), sae_of(ctx)
     if not spec.variables.steer:
         return Plan(contexts=0, conditions="none: the weights are read", notes=population.warnings)
     contexts = _contexts(spec, ctx)
-    stored = ctx.bundle.has("pooled.npy")
+    stored = has_stored(ctx, contexts)
     missing = 0 if stored else len(ctx.oracle.missing(contexts.sets))
     return Plan(
         contexts=len(contexts.positions),
@@ -125,7 +145,7 @@ def plan(spec: DecoderOutputSpec, ctx: Context) -> Plan:
 def run(spec: DecoderOutputSpec, ctx: Context, job: Job) -> Findings:
     """Read the decoder column through the output layer; see docs/methods under "decoder_output_analysis"."""
     method = "interventional" if spec.variables.steer else "observational"
-    population = ctx.population(spec.dataset_slice, spec.feature_id)
+    population = _population(spec, ctx)
     # The weights say what a feature writes, and steering sets it: neither needs an active example in the slice.
     if population.dead:
         return dead_findings(spec, ctx, population, job, method=method, tables=empty_tables(TABLES))
@@ -138,11 +158,12 @@ def run(spec: DecoderOutputSpec, ctx: Context, job: Job) -> Findings:
     specificity = concentration_p(ctx, direct, null)
     job.partial(family_table(ctx, direct, specificity))
     p = None if null is None else float(specificity[direct.top_family])
+    unknown = "the examples' pooled vectors are unknown" if ctx.has_examples else UNKNOWN_DIRECTIONS
     custom: dict[str, Any] = {
         "method": method,
         **direct_numbers(ctx, spec.feature_id, direct),
         "direct_specificity_p": p,
-        "specificity_reason": None if p is not None else "the examples' pooled vectors are unknown",
+        "specificity_reason": None if p is not None else unknown,
     }
     if contexts is None:
         return _direct(spec, ctx, job, direct=direct, p=p, custom=custom, population=population)
@@ -265,7 +286,7 @@ def _steered(
         "verdict": status if acting else "nothing_specific",
     }
     return Findings(
-        headline=_steered_headline(spec, steered, token, contexts.population.description),
+        headline=_steered_headline(spec, steered, token, contexts.population),
         findings=[finding],
         aggregates=Aggregates(n_samples=effects.n, custom=custom | more),
         tables=list(job.tables.values()),
@@ -280,12 +301,12 @@ def _verb(steered: Steered, index: int) -> str:
     return "raises" if float(mean[index]) > 0 else "lowers"
 
 
-def _steered_headline(spec: DecoderOutputSpec, steered: Steered, token: str, population: str) -> str:
+def _steered_headline(spec: DecoderOutputSpec, steered: Steered, token: str, population: Population) -> str:
     index, effects = steered.leading(), steered.effects
     value, at = steered.named(index)
     bounds = interval(float(effects.sim_low[index]), float(effects.sim_high[index]))
     change = f"{number(float(effects.mean[index]))} {bounds}"
-    scope = f"{effects.n} contexts of {population}; interventional"
+    scope = f"{population.contexts(effects.n)}; interventional"
     what = f"setting feature {spec.feature_id} to {value:g}"
     p = float(steered.specificity[index])
     if not steered.acting():
@@ -316,9 +337,11 @@ def _steered_diagnostics(
     plain.clamp_rate = float(np.mean(steered.pre >= CLAMP))
     plain.n_contexts_tested = steered.effects.n
     if 0.0 in steered.values and silent > 0.5:
+        active = "give contexts that activate it to ask about those"
+        if not contexts.population.given:
+            active = "a dataset_slice with activation_threshold 0 asks about the active ones"
         plain.notes.append(
-            f"the feature is 0 in {silent:.0%} of the contexts, where setting it to 0 changes nothing: a dataset_slice "
-            f"with activation_threshold 0 asks about the active ones"
+            f"the feature is 0 in {silent:.0%} of the contexts, where setting it to 0 changes nothing: {active}"
         )
     return plain
 

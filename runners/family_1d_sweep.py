@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +28,14 @@ from .design.effect_report import (
     summarise,
 )
 from .design.effect_rows import EffectRow, EffectTable, effect_table
-from .design.interventions import Contexts, Design, admissible, data_population, draw, parse_stable
+from .design.interventions import NOT_OF_THE_DATA, Contexts, Design, admissible, data_population, draw, parse_stable
 from .design.observed import ObservedCurve, RungStat, observed_curve, rung_stats
 from .design.report import (
+    answerable,
     diagnostics,
     followup,
     intervention_diagnostics,
+    not_of_the_data,
     number,
     plural,
     quiet_findings,
@@ -78,6 +80,7 @@ class FamilySweepVariables(Variables):
 class FamilySweepSpec(ExperimentSpec):
     """Spec of a family sweep."""
 
+    takes_contexts: ClassVar[bool] = True
     type: Literal["family_1d_sweep"] = "family_1d_sweep"
     variables: FamilySweepVariables
 
@@ -190,10 +193,14 @@ def run(spec: FamilySweepSpec, ctx: Context, job: Job) -> Findings:
         job.warn(reading)
     min_effect = smallest_effect(spec, ctx, spec.variables.min_effect) or 0.0
     asked = _levels(spec, ctx).values() if method == "observational" else None
-    curve = observed_curve(ctx, population, spec.variables.family, min_effect, job, asked=asked)
-    main_only = ctx.vocabulary.is_main_only(spec.variables.family)
-    job.partial(rung_stats(curve, spec.variables.family, main_only=main_only))
-    if method == "observational":
+    curve = None
+    if population.given:
+        job.partial(not_of_the_data("rung_stats", RungStat))
+    else:
+        curve = observed_curve(ctx, population, spec.variables.family, min_effect, job, asked=asked)
+        main_only = ctx.vocabulary.is_main_only(spec.variables.family)
+        job.partial(rung_stats(curve, spec.variables.family, main_only=main_only))
+    if method == "observational" and curve is not None:
         family = spec.variables.family
         return observed_findings(
             spec, ctx, job, family=family, curve=curve, population=population, min_effect=min_effect
@@ -202,7 +209,7 @@ def run(spec: FamilySweepSpec, ctx: Context, job: Job) -> Findings:
 
 
 def _interventional(
-    spec: FamilySweepSpec, ctx: Context, job: Job, *, curve: ObservedCurve, min_effect: float
+    spec: FamilySweepSpec, ctx: Context, job: Job, *, curve: ObservedCurve | None, min_effect: float
 ) -> Findings:
     design = _design(spec, ctx)
     seed = spec.dataset_slice.random_seed
@@ -213,14 +220,14 @@ def _interventional(
         readout.activation[1:],
         readout.pre[1:],
         base=(readout.activation[0], readout.pre[0]),
-        population=population.size,
+        population=population.drawn_from,
         min_effect=min_effect,
         null=null_effects(ctx, spec.feature_id, pooled[1:], base=pooled[0], min_effect=min_effect),
         seed=seed,
     )
     levels = sorted(set(_levels(spec, ctx).values()))[: len(design.kept)]
     job.partial(_rung_deltas(spec, ctx, table, levels, readout.activation[0]))
-    gaps = job.partial(confounding(curve, table, levels))
+    gap = _gap(curve, table, levels, job)
     acting, top = table.acting(), leading(table)[0]
     curves, rng = readout.activation.T, np.random.default_rng([seed, CONFIRM_STREAM])
     shape = _shape(table, levels, curves, min_effect)
@@ -228,10 +235,10 @@ def _interventional(
         "method": "interventional",
         "family": spec.variables.family,
         **_shape_numbers(shape, table, levels, acting),
-        **_trend_numbers(trend([0, *levels], curves, population.size)),
+        **_trend_numbers(trend([0, *levels], curves, population.drawn_from)),
         "winner_confirmed": winner_confirmed(table.differences, rng) if acting else None,
         "winner_confirmed_reason": _unconfirmed(table, acting),
-        **largest_gap(gaps),
+        **gap,
     }
     plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job, census_notes(design))
     return Findings(
@@ -249,8 +256,16 @@ def _interventional(
         aggregates=summarise(table.effects.mean, table.effects.n, custom),
         tables=list(job.tables.values()),
         diagnostics=intervention_diagnostics(design, readout.pre[0], plain, job),
-        followups=_followups(spec, ctx, table, levels=levels, gap=largest_gap(gaps), min_effect=min_effect),
+        followups=_followups(spec, ctx, table, levels=levels, gap=gap, min_effect=min_effect),
     )
+
+
+def _gap(curve: ObservedCurve | None, table: EffectTable, levels: list[int], job: Job) -> dict[str, Any]:
+    """The confounding table, and its largest gap; without a curve of the data there is none."""
+    if curve is None:
+        job.partial(not_of_the_data("confounding", ConfoundingRow))
+        return {"confounding_gap": None, "confounding_gap_reason": NOT_OF_THE_DATA}
+    return largest_gap(job.partial(confounding(curve, table, levels)))
 
 
 def _rung_deltas(spec: FamilySweepSpec, ctx: Context, table: EffectTable, levels: list[int], base: Floats) -> Table:
@@ -333,7 +348,7 @@ def _headline(
     population: Population,
 ) -> str:
     index, name = leading(table)[0], with_short(spec.variables.family)
-    scope = f"{table.effects.n} contexts of {population.description}; interventional."
+    scope = f"{population.contexts(table.effects.n)}; interventional."
     if not table.acting():
         return f"{nothing_text(table, name, spec.feature_id, min_effect)}; {scope}"
     main_only = ctx.vocabulary.is_main_only(spec.variables.family)
@@ -372,8 +387,9 @@ def _followups(
     reason = f"{family} moves {rate:.0%} of contexts: what else does it need, or what blocks it in the others?"
     partly = [followup(spec, "pairwise_interactions", variables, reason)] if rate < NEARLY_ALL else []
     reason = f"{family} drives the feature: is it enough by itself?"
-    return [
+    found = [
         *partly,
         followup(spec, "minimal_cores", {}, reason),
         followup(spec, "weapon_sweep", {"method": "interventional"}, "does the weapon matter besides the ability?"),
     ]
+    return answerable(found, ctx)

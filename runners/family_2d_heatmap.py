@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -18,7 +18,7 @@ from ..schemas.result import Diagnostics, Findings, Followup, Row
 from ..schemas.spec import ExperimentSpec, Variables
 from ..schemas.vocabulary import Encoding
 from .design.effect_report import summarise
-from .design.interventions import Design, Stable, admissible, data_population, draw, parse_stable
+from .design.interventions import NOT_OF_THE_DATA, Design, Stable, admissible, data_population, draw, parse_stable
 from .design.report import (
     CORRELATIONAL,
     diagnostics,
@@ -28,6 +28,7 @@ from .design.report import (
     quiet_findings,
     smallest_effect,
 )
+from .design.specificity import UNKNOWN_DIRECTIONS
 from .parts.heatmap.effects import CONFIRM_STREAM, contrasts, measure, peak_confirmed, random_effects, read_pattern
 from .parts.heatmap.grid import Grid, clashes, make_grid, write_cells
 from .parts.heatmap.notes import census_notes, slot_notes
@@ -67,6 +68,7 @@ class HeatmapVariables(Variables):
 class HeatmapSpec(ExperimentSpec):
     """Spec of a heatmap."""
 
+    takes_contexts: ClassVar[bool] = True
     type: Literal["family_2d_heatmap"] = "family_2d_heatmap"
     variables: HeatmapVariables
 
@@ -168,7 +170,7 @@ def run(spec: HeatmapSpec, ctx: Context, job: Job) -> Findings:
     for resolution in grid.resolutions():
         job.warn(resolution)
     min_effect = smallest_effect(spec, ctx, spec.variables.min_effect) or 0.0
-    n_data = grid_examples(ctx, population, grid).counts
+    n_data = np.full(len(grid.cells), np.nan) if population.given else grid_examples(ctx, population, grid).counts
     if method == "observational":
         return _observational(spec, ctx, job, grid=grid, population=population, n_data=n_data, min_effect=min_effect)
     return _interventional(spec, ctx, job, grid=grid, n_data=n_data, min_effect=min_effect)
@@ -184,12 +186,12 @@ def _interventional(
     kept, seed = grid.head(len(pooled)), spec.dataset_slice.random_seed
     a, h = readout.activation, readout.pre
     null = random_effects(ctx, spec.feature_id, pooled, kept.pairs, min_effect=min_effect, job=job)
-    given: dict[str, Any] = {"population": population.size, "min_effect": min_effect, "seed": seed}
+    given: dict[str, Any] = {"population": population.drawn_from, "min_effect": min_effect, "seed": seed}
     effects = measure(a[1:] - a[0], h[1:] - h[0], terms=1, null=null and null[0], **given)
     crossed = measure(contrasts(a, kept.pairs), contrasts(h, kept.pairs), terms=2, null=null and null[1], **given)
     m = a.shape[1]
     n_active = (a > 0).sum(axis=1)
-    correction = np.sqrt(max(0.0, 1.0 - m / population.size))
+    correction = np.sqrt(max(0.0, 1.0 - m / population.drawn_from))
     heat = Heat(
         grid=kept,
         whole=grid,
@@ -210,7 +212,7 @@ def _interventional(
     plain = intervention_diagnostics(design, h[0], plain, job)
     plain.notes += [*census_notes(design), *slot_notes(design, grid.families, ctx)]
     held = _held(spec, ctx)
-    scope = f"{m} contexts of {population.description}{held}; interventional."
+    scope = f"{population.contexts(m, held)}; interventional."
     described = f"{population.description}{held}"
     return _findings(spec, ctx, job, heat=heat, plain=plain, population=described, scope=scope)
 
@@ -267,8 +269,14 @@ def _findings(
     spec: HeatmapSpec, ctx: Context, job: Job, *, heat: Heat, plain: Diagnostics, population: str, scope: str
 ) -> Findings:
     method, feature = spec.variables.method, spec.feature_id
-    job.partial(heatmap_table(heat))
+    table = heatmap_table(heat)
     custom = {"method": method, "family_x": heat.grid.families[0], "family_y": heat.grid.families[1]}
+    if np.isnan(heat.n_data).any():
+        table.notes.append(f"n_data is null: {NOT_OF_THE_DATA}")
+        custom |= {"peak_n_data_reason": NOT_OF_THE_DATA}
+    if not ctx.has_examples:
+        custom |= {"specificity_reason": UNKNOWN_DIRECTIONS}
+    job.partial(table)
     deltas = heat.effects.mean[~np.isnan(heat.effects.mean)]
     deltas = deltas if len(deltas) else np.array([np.nan])
     n = int(heat.n[0] if heat.n_clusters is None else heat.n.sum())

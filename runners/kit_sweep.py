@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +11,14 @@ from pydantic import Field
 from ..context.context import Context
 from ..context.population import Population
 from ..schemas.catalogue import Plan, experiment
+from ..schemas.errors import RequestError
 from ..schemas.job import Job
 from ..schemas.result import ConstraintViolation, Findings, Row, Table
 from ..schemas.spec import ExperimentSpec, Variables
-from .design.interventions import data_population
-from .design.report import diagnostics, intervention_diagnostics, quiet_findings, smallest_effect
-from .parts.kits.chosen import SHOWN_KINDS, choose_parts
-from .parts.kits.observed import observed_findings, read_kits, silent_parts
+from .design.interventions import Design, data_population
+from .design.report import diagnostics, intervention_diagnostics, not_of_the_data, quiet_findings, smallest_effect
+from .parts.kits.chosen import SHOWN_KINDS, Sought, choose_parts, every_kit_design
+from .parts.kits.observed import observed_findings, part_numbers, read_kits, silent_parts
 from .parts.kits.swapped import PartEffect, no_parts, part_effect_table, swap_parts, swapped_findings
 from .parts.kits.tables import Kind, PartStat, PartTable, part_stats, part_table
 from .parts.weapons.by_weapon import adjusted_weapons, by_weapon
@@ -46,6 +47,7 @@ class KitSweepVariables(Variables):
 class KitSweepSpec(ExperimentSpec):
     """Spec of a kit sweep."""
 
+    takes_contexts: ClassVar[bool] = True
     type: Literal["kit_sweep"] = "kit_sweep"
     variables: KitSweepVariables = KitSweepVariables()
 
@@ -57,15 +59,15 @@ _COMBO: tuple[Kind, ...] = ("combo",)
 
 def plan(spec: KitSweepSpec, ctx: Context) -> Plan:
     """What the sweep would run."""
+    _check(spec, ctx)
     population = data_population(spec, ctx, spec.variables.method)
     if spec.variables.method == "observational":
         return Plan(
             contexts=len(population), conditions="the examples by sub and by special", notes=population.warnings
         )
-    _ = ctx.oracle
     if population.dead:
         return Plan(contexts=0, conditions="none: no example is active")
-    design, weapons = swap_design(spec, ctx, min_examples=spec.variables.min_examples)
+    design, weapons = _swaps(spec, ctx)
     return design.plan(ctx, f"the contexts with each of {len(weapons)} weapons swapped in")
 
 
@@ -83,18 +85,20 @@ def plan(spec: KitSweepSpec, ctx: Context) -> Plan:
 def run(spec: KitSweepSpec, ctx: Context, job: Job) -> Findings:
     """Sweep subs and specials; the estimators are in docs/methods under "kit_sweep"."""
     method = spec.variables.method
-    if method == "interventional":
-        _ = ctx.oracle
+    _check(spec, ctx)
     population = data_population(spec, ctx, method)
     models = OBSERVED if method == "observational" else TABLES
     quiet = quiet_findings(spec, ctx, population, job, method=method, models=models)
     if quiet is not None:
         return quiet if population.dead else _quiet(spec, ctx, population, quiet)
     min_effect = smallest_effect(spec, ctx, spec.variables.min_effect) or 0.0
+    if population.given:
+        return _interventional(spec, ctx, job, sought=_given(ctx, job), min_effect=min_effect)
     _warn_data(ctx, population, job)
     table, combos = _observed(spec, ctx, population, min_effect, job)
     if method == "interventional":
-        return _interventional(spec, ctx, job, table=table, combos=combos, min_effect=min_effect)
+        sought = Sought(table.kits, table.parts, table.effects.delta, part_numbers(table, combos))
+        return _interventional(spec, ctx, job, sought=sought, min_effect=min_effect)
     plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job)
     plain.constraint_violations = _silent(spec, table)
     reading = read_kits(spec, ctx, table, combos, population=population, min_effect=min_effect)
@@ -156,7 +160,10 @@ def _adjusted_weapons(ctx: Context, population: Population) -> Floats:
 
 def _warn_data(ctx: Context, population: Population, job: Job) -> None:
     held = np.unique(by_weapon(ctx, population).grouping.cells.group).tolist()
-    unknown = [ctx.weapons.facts[i].name for i in held if not ctx.weapons.facts[i].known]
+    _warn_unknown([ctx.weapons.facts[i].name for i in held if not ctx.weapons.facts[i].known], job)
+
+
+def _warn_unknown(unknown: list[str], job: Job) -> None:
     if unknown:
         job.warn(
             f"{len(unknown)} weapons are outside the project's table (sub and special unknown): "
@@ -164,18 +171,44 @@ def _warn_data(ctx: Context, population: Population, job: Job) -> None:
         )
 
 
-def _interventional(
-    spec: KitSweepSpec, ctx: Context, job: Job, *, table: PartTable, combos: PartTable | None, min_effect: float
-) -> Findings:
-    design, weapons = swap_design(spec, ctx, min_examples=spec.variables.min_examples)
+def _given(ctx: Context, job: Job) -> Sought:
+    """What is sought on contexts given in the spec: every kit of the vocabulary; the tables of the data stay empty."""
+    unknown = [kit.name for kit in ctx.weapons.facts if not kit.known]
+    _warn_unknown(unknown, job)
+    for name, model in OBSERVED.items():
+        job.partial(not_of_the_data(name, model))
+    return Sought.of_vocabulary(ctx)
+
+
+def _check(spec: KitSweepSpec, ctx: Context) -> None:
+    """Raise what can be known to be wrong before anything runs."""
+    if spec.variables.method == "interventional":
+        _ = ctx.oracle
+    changed = spec.variables.model_dump(exclude_defaults=True)
+    of_data = [name for name in ("min_examples", "analyze_combinations") if name in changed]
+    if spec.dataset_slice.contexts is not None and of_data:
+        raise RequestError(
+            f"{' and '.join(of_data)} is about examples, and none are read beside contexts given in the spec: leave it "
+            f"out. Nothing was run."
+        )
+
+
+def _swaps(spec: KitSweepSpec, ctx: Context) -> tuple[Design, list[int]]:
+    """The contexts with each weapon swapped in, and the weapons."""
+    if spec.dataset_slice.contexts is not None:
+        return every_kit_design(spec, ctx)
+    return swap_design(spec, ctx, min_examples=spec.variables.min_examples)
+
+
+def _interventional(spec: KitSweepSpec, ctx: Context, job: Job, *, sought: Sought, min_effect: float) -> Findings:
+    design, weapons = _swaps(spec, ctx)
     population = design.contexts.population
     pooled = design.pooled(ctx, job)
     readout = ctx.read(pooled, spec.feature_id)
-    chosen = choose_parts(table, weapons, readout.pre, listed=GATING in spec.constraints)
+    chosen = choose_parts(sought, weapons, readout.pre, listed=GATING in spec.constraints)
     plain = diagnostics(population, min_effect, ctx.effective_max(spec.feature_id), job)
     plain = intervention_diagnostics(design, readout.pre[0], plain, job)
     plain.constraint_violations += chosen.violations
-    scope = population.description
     if len(chosen.kept):
         swapped = swap_parts(
             spec,
@@ -184,15 +217,15 @@ def _interventional(
             pooled=pooled,
             readout=readout,
             chosen=chosen,
-            observed=table,
-            population=population.size,
+            sought=sought,
+            population=population.drawn_from,
             min_effect=min_effect,
         )
         for kind in SHOWN_KINDS:
             job.partial(part_effect_table(swapped, kind, spec.variables.top_k))
-        found = swapped_findings(spec, swapped, table, combos=combos, min_effect=min_effect, scope=scope)
+        found = swapped_findings(spec, swapped, sought, min_effect=min_effect, population=population, ctx=ctx)
     else:
-        found = no_parts(chosen, table, combos, n_contexts=len(design.base), scope=scope)
+        found = no_parts(chosen, sought, n_contexts=len(design.base), population=population)
         for kind in SHOWN_KINDS:
             name, notes = f"{kind}_effects", chosen.notes(kind)
             job.partial(Table(name=name, columns=list(PartEffect.model_fields), rows=[], notes=notes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,8 @@ from ..schemas.catalogue import Plan, experiment
 from ..schemas.job import Job
 from ..schemas.result import Aggregates, ConstraintViolation, Finding, Findings, Followup, Row, Table
 from ..schemas.spec import ExperimentSpec, Variables
-from .design.report import CLAMP, dead_findings, diagnostics, followup, smallest_effect
-from .design.specificity import SPECIFIC
+from .design.report import CLAMP, answerable, dead_findings, diagnostics, followup, smallest_effect
+from .design.specificity import SPECIFIC, UNKNOWN_DIRECTIONS
 from .parts.cores.lattice import WEAPON, Probe, all_members, background_weapons, lattice_cost, subset_sets
 from .parts.cores.outcomes import Core, Cut, Outcome, find_cores, lowest_rungs
 from .parts.cores.tables import (
@@ -30,12 +30,14 @@ from .parts.cores.tables import (
     necessity,
     tested_examples,
 )
-from .parts.cores.transplant import reference_sets, transplant
+from .parts.cores.transplant import Source, reference_sets, transplant
 
 Rows = NDArray[np.intp]
 EXAMPLES_STREAM = 7
 CORES_FOLLOWED = 5
 FEW_EXAMPLES = 20
+RANDOM = "those at random"
+ALL_COUNTED = "passes are counted as if every context activated the feature: those that do not are not taken apart"
 TABLES: dict[str, type[Row]] = {
     "cores": CoreRow,
     "necessity": NecessityRow,
@@ -70,6 +72,7 @@ class MinimalCoresVariables(Variables):
 class MinimalCoresSpec(ExperimentSpec):
     """Spec of minimal cores."""
 
+    takes_contexts: ClassVar[bool] = True
     type: Literal["minimal_cores"] = "minimal_cores"
     variables: MinimalCoresVariables = MinimalCoresVariables()
 
@@ -87,10 +90,13 @@ def _cut(spec: MinimalCoresSpec, ctx: Context) -> Cut:
 
 
 def _choose(spec: MinimalCoresSpec, population: Population, min_effect: float) -> tuple[Rows, Rows]:
-    """Positions of the tested examples: the highest, and some of the rest at random, all above ``min_effect``."""
+    """Positions of the tested examples: the highest, and some of the rest at random, all above ``min_effect``.
+
+    Of contexts given in the spec all are taken, or as many as may be tested at random: they were chosen already.
+    """
     candidates = np.flatnonzero(population.activation > min_effect)
     order = candidates[np.argsort(-population.activation[candidates], kind="stable")]
-    n_top = (min(spec.variables.max_examples, len(order)) + 1) // 2
+    n_top = 0 if population.given else (min(spec.variables.max_examples, len(order)) + 1) // 2
     top, rest = order[:n_top], np.sort(order[n_top:])
     n_random = min(spec.variables.max_examples - n_top, len(rest))
     rng = np.random.default_rng([spec.dataset_slice.random_seed, EXAMPLES_STREAM])
@@ -103,10 +109,15 @@ def plan(spec: MinimalCoresSpec, ctx: Context) -> Plan:
     population = ctx.population(spec.dataset_slice, spec.feature_id)
     if population.dead:
         return Plan(contexts=0, conditions="none: the feature is dead")
-    top, random = _choose(spec, population, smallest_effect(spec, ctx, spec.variables.min_effect) or 0.0)
-    if not len(top):
+    source = Source.of(ctx, population, spec.dataset_slice)
+    if population.given:
+        tested = np.arange(min(population.size, spec.variables.max_examples))
+    else:
+        tested = np.concatenate(_choose(spec, population, smallest_effect(spec, ctx, spec.variables.min_effect) or 0.0))
+    if not len(tested):
         return Plan(contexts=0, conditions="none: no example activates the feature above min_effect")
-    cases = cut.cases(ctx, population.rows[np.concatenate([top, random])])
+    rows = source.population.rows[tested]
+    cases = cut.cases(ctx, rows, source.sets(rows))
     background = background_weapons(ctx, spec.dataset_slice.random_seed)
     missing: set[bytes] = set()
     total = 0
@@ -115,11 +126,12 @@ def plan(spec: MinimalCoresSpec, ctx: Context) -> Plan:
         sets = subset_sets(case, all_members(len(case.names)), background).sets
         missing.update(oracle.missing(sets).tolist(), oracle.missing(case.natural).tolist())
         total += lattice_cost(case, len(background)) + 1
-    reference = reference_sets(population, ctx, spec.dataset_slice.random_seed)
+    reference = reference_sets(source, spec.dataset_slice.random_seed)
     if reference is not None:
         missing.update(oracle.missing(reference).tolist())
         total += len(reference)
-    notes = [f"{len(cases) - len(exact)} examples have more than {spec.variables.exact_limit} units: greedy, on top"]
+    greedy = f"{len(cases) - len(exact)} examples have more than {spec.variables.exact_limit} units: greedy, on top"
+    notes = [greedy] * (len(exact) < len(cases)) + [ALL_COUNTED] * population.given
     return Plan(
         contexts=len(cases),
         conditions="every subset of each example's units",
@@ -127,7 +139,7 @@ def plan(spec: MinimalCoresSpec, ctx: Context) -> Plan:
         saved_passes=total - len(missing),
         notes=(
             *population.warnings,
-            *(notes if len(exact) < len(cases) else []),
+            *notes,
             "the cores that are found, written into random builds and at lower rungs, come on top: some hundred passes",
         ),
     )
@@ -153,18 +165,21 @@ def run(spec: MinimalCoresSpec, ctx: Context, job: Job) -> Findings:
         return dead_findings(spec, ctx, population, job, method="interventional", tables=tables)
     variables, seed = spec.variables, spec.dataset_slice.random_seed
     min_effect = smallest_effect(spec, ctx, variables.min_effect) or 0.0
+    source = Source.of(ctx, population, spec.dataset_slice).evaluated(spec.feature_id, job)
+    population = source.population
     top, random = _choose(spec, population, min_effect)
-    if not len(top):
+    if not len(top) + len(random):
         return _no_examples(spec, ctx, population, min_effect, job)
-    cases = cut.cases(ctx, population.rows[np.concatenate([top, random])])
+    rows = population.rows[np.concatenate([top, random])]
+    cases = cut.cases(ctx, rows, source.sets(rows))
     probe = Probe(ctx, spec.feature_id, background_weapons(ctx, seed), job)
     outcomes = find_cores(
         cases, probe, threshold=variables.retention_threshold, exact_limit=variables.exact_limit, seed=seed
     )
-    job.partial(tested_examples(ctx, outcomes, len(top), cut))
+    job.partial(tested_examples(ctx, outcomes, len(top), cut, given=population.given))
     job.partial(necessity(outcomes, variables.retention_threshold))
     job.partial(inhibitors(outcomes, min_effect))
-    cores, violations = _cores(spec, outcomes, len(top), probe, cut, population=population, min_effect=min_effect)
+    cores, violations = _cores(spec, outcomes, len(top), probe, cut, source=source, min_effect=min_effect)
     job.partial(cores)
     found = _findings(spec, ctx, population, job, outcomes=outcomes, cores=cores, min_effect=min_effect)
     found.diagnostics.constraint_violations = violations
@@ -178,7 +193,7 @@ def _cores(
     probe: Probe,
     cut: Cut,
     *,
-    population: Population,
+    source: Source,
     min_effect: float,
 ) -> tuple[Table, list[ConstraintViolation]]:
     """Every core found; the most frequent ones with their lowest rungs and their effect in builds drawn at random."""
@@ -194,8 +209,7 @@ def _cores(
         done = transplant(
             followed,
             outcomes,
-            population,
-            probe.ctx,
+            source,
             min_effect=min_effect,
             spec=spec,
             keeps_weapon=not spec.variables.include_weapon,
@@ -220,7 +234,8 @@ def _cores(
 
 
 def _no_examples(spec: MinimalCoresSpec, ctx: Context, population: Population, min_effect: float, job: Job) -> Findings:
-    reason = f"no example of {population.description} activates feature {spec.feature_id} above {min_effect:.2f}"
+    which = f"none of the {population.description}" if population.given else f"no example of {population.description}"
+    reason = f"{which} activates feature {spec.feature_id} above {min_effect:.2f}"
     tables = [Table(name=name, columns=list(row.model_fields), rows=[], notes=[reason]) for name, row in TABLES.items()]
     return Findings(
         headline=f"nothing found: {reason}; interventional.",
@@ -250,7 +265,6 @@ def _findings(
     natural = np.array([outcome.natural for outcome in outcomes])
     plain.relu_floor_rate, plain.relu_floor_detected = float((natural <= 0).mean()), bool((natural <= 0).mean() > 0.5)
     plain.clamp_rate = float((natural >= CLAMP).mean())
-    scope = f"{n} active examples of {population.description}, half the highest, half at random; interventional."
     sizes = [min(len(core) for core in outcome.cores) for outcome in outcomes if outcome.cores]
     custom: dict[str, Any] = {
         "method": "interventional",
@@ -267,15 +281,18 @@ def _findings(
         "core_sizes": {str(size): count for size, count in sorted(Counter(sizes).items())},
         "transplant_delta": best["transplant_delta"] if best else None,
         "specificity_p": p,
+        **({} if ctx.has_examples else {"specificity_reason": UNKNOWN_DIRECTIONS}),
         "verdict": best["status"] if best and found else "nothing_specific",
     }
     return Findings(
-        headline=_headline(spec, best, p, n=n, found=found, needed=_needed(job.tables["necessity"], n), scope=scope),
+        headline=_headline(
+            spec, best, p, n=n, found=found, needed=_needed(job.tables["necessity"], n), population=population
+        ),
         findings=[] if best is None else [_finding(spec, best, n, p, found=found, population=population)],
         aggregates=Aggregates(n_samples=n, custom=custom),
         tables=list(job.tables.values()),
         diagnostics=plain,
-        followups=_followups(spec, best) if best is not None and found else [],
+        followups=answerable(_followups(spec, best), ctx) if best is not None and found else [],
     )
 
 
@@ -287,12 +304,16 @@ def _headline(
     n: int,
     found: bool,
     needed: str,
-    scope: str,
+    population: Population,
 ) -> str:
+    tested, drawn = f"{n} active examples of {population.description}, half the highest, half at random", RANDOM
+    if population.given:
+        tested, drawn = f"{n} active ones of {population.description}", "builds like them"
+    scope = f"{tested}{population.caveat}; interventional."
     feature, tau = f"feature {spec.feature_id}", spec.variables.retention_threshold
     if best is None:
         return f"no core of {feature}: not even all units kept {tau:.0%} of the activation; {scope}"
-    bounds = f"{best['coverage']:.0%} of the tested ({best['ci_low']:.0%} to {best['ci_high']:.0%} of those at random)"
+    bounds = f"{best['coverage']:.0%} of the tested ({best['ci_low']:.0%} to {best['ci_high']:.0%} of {drawn})"
     if not found:
         why = (
             ""

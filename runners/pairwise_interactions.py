@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -72,6 +72,7 @@ class PairwiseVariables(CandidateVariables):
 class PairwiseSpec(ExperimentSpec):
     """Spec of pairwise interactions."""
 
+    takes_contexts: ClassVar[bool] = True
     type: Literal["pairwise_interactions"] = "pairwise_interactions"
     variables: PairwiseVariables = PairwiseVariables()
 
@@ -204,14 +205,14 @@ def _interventional(
     found = contrasts(
         factorial,
         PAIR,
-        population=contexts.population.size,
+        population=contexts.population.drawn_from,
         min_effect=min_effect,
         seed=seed,
         null=factorial.null,
     )
     patterns = named_patterns(found, factorial, min_effect)
     single = not spec.variables.family_mode
-    together = cooccurrence(ctx, population, pairs, single=single)
+    together = None if population.given else cooccurrence(ctx, population, pairs, single=single)
     columns = caused_pairs(pairs, factorial, found, together=together, patterns=patterns, ctx=ctx)
     table = found.table
     acting = ranked(table.acting(), table.effects.mean, table.status, [name == "floor_artifact" for name in patterns])
@@ -222,7 +223,7 @@ def _interventional(
     confirmed = winner_confirmed(table.differences, rng) if acting else None
     plain = diagnostics(contexts.population, min_effect, ctx.effective_max(spec.feature_id), job, decided.notes)
     plain.notes += rivals_note(design.base, units_of(pairs), ctx)
-    scope = f"{plural(len(pairs), 'pair')} on {table.effects.n} contexts of {contexts.population.description}"
+    scope = f"{plural(len(pairs), 'pair')} on {contexts.population.contexts(table.effects.n)}"
     return Findings(
         headline=f"{report.caused(table, min_effect)}; {scope}; interventional.",
         findings=report.findings(contexts.population.description),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -59,6 +59,7 @@ class InterferenceVariables(Variables):
 class InterferenceSpec(ExperimentSpec):
     """Spec of within-family interference."""
 
+    takes_contexts: ClassVar[bool] = True
     type: Literal["within_family_interference"] = "within_family_interference"
     variables: InterferenceVariables
 
@@ -154,7 +155,7 @@ def run(spec: InterferenceSpec, ctx: Context, job: Job) -> Findings:
         readout.activation[both],
         readout.pre[both],
         base=(readout.activation[alone], readout.pre[alone]),
-        population=design.contexts.population.size,
+        population=design.contexts.population.drawn_from,
         min_effect=min_effect,
         null=null_effects(ctx, spec.feature_id, pooled[both], base=pooled[alone], min_effect=min_effect),
         seed=spec.dataset_slice.random_seed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -48,8 +48,11 @@ class _Names:
     def path(self, place: list[str | int]) -> str:
         """The name of the field at a place; empty where a door has none for it."""
         if self.called is not None:
-            where = _fields_of(place)
-            return "" if not where or where[-1] in _GROUPS else self.called(where[-1])
+            inside = place[1:] if place[:1] and place[0] in _GROUPS else place
+            if not inside or inside[0] in _GROUPS:
+                return ""
+            deeper = inside[1:] if _fields_of(inside[1:]) else []
+            return ".".join([self.called(str(inside[0])), *map(str, deeper)])
         return ".".join(map(str, place[1:] if self.flat and place[:1] == ["variables"] else place))
 
     def group(self, name: str) -> str:
@@ -161,8 +164,15 @@ def fields_at(model: type[BaseModel], where: list[str]) -> dict[str, FieldInfo]:
     """The fields allowed at a place of a model; none where it has no object."""
     for part in where:
         field = model.model_fields.get(part)
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        found = _model_in(field.annotation) if field else None
+        if found is None:
             return {}
-        model = annotation
+        model = found
     return model.model_fields
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 - a type, or a form of several
+    """The model that a field holds: itself, or in a list or an option."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for part in get_args(annotation) if (model := _model_in(part)) is not None), None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 from datetime import UTC, datetime
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, ClassVar, Literal, Self, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
@@ -23,6 +23,8 @@ ConstraintId = Literal[
 ]
 CONSTRAINTS: tuple[str, ...] = get_args(ConstraintId)
 HARD_CONSTRAINTS: tuple[str, ...] = ("one_rung_per_family", "valid_gear_combinations")
+FEWEST_CONTEXTS, MOST_CONTEXTS = 2, 1000
+"""How many contexts a spec may give of its own."""
 _JSON_KINDS: dict[type, str] = {list: "a list", str: "text", int: "a number", float: "a number", type(None): "null"}
 _BOOKKEEPING = {
     "id",
@@ -44,9 +46,21 @@ class Strict(BaseModel):
     )
 
 
+class GivenContext(Strict):
+    """A context of the user's own: a weapon and what the build holds."""
+
+    weapon: str | int = Field(description="Kit id, weapon_id_NNNN token or name.")
+    tokens: tuple[str, ...] = Field(
+        default=(),
+        description="What it holds: family_AP, written with every rung up to it, and main-only abilities; default: "
+        "nothing.",
+    )
+
+
 class DatasetSlice(Strict):
     """Which examples the experiment speaks about. The default is all of them, inactive ones included.
 
+    An intervention can be run on ``contexts`` of the user's own instead, among which nothing else here chooses.
     Threshold, weapon and family filters act first, then the percentiles (which rank the active examples and leave the
     inactive out as soon as either differs from its default), then the sample.
     """
@@ -76,12 +90,35 @@ class DatasetSlice(Strict):
         default=None, ge=1, description="Draw this many examples at random without replacement."
     )
     random_seed: int = Field(default=0, ge=0, le=2**32 - 1, description="Seed of every random choice of the run.")
+    contexts: tuple[GivenContext, ...] | None = Field(
+        default=None,
+        max_length=MOST_CONTEXTS,
+        description='Run interventions on these instead of examples, such as {"weapon": "Splattershot", "tokens": '
+        '["special_charge_up_12", "haunt"]}; at least 2.',
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.percentile_min >= self.percentile_max:
             raise ValueError(
                 f"percentile_min {self.percentile_min} must be below percentile_max {self.percentile_max} (both 0-100)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _contexts_alone(self) -> Self:
+        if self.contexts is None:
+            return self
+        if len(self.contexts) < FEWEST_CONTEXTS:
+            raise ValueError(
+                f"contexts holds {len(self.contexts)}: give at least {FEWEST_CONTEXTS}, as effects on fewer have no "
+                f"error, or leave it out"
+            )
+        chosen = self.model_dump(exclude_defaults=True, exclude={"contexts", "random_seed"})
+        if chosen:
+            raise ValueError(
+                f"contexts are used as they are given, and {', '.join(chosen)} would choose among examples: leave out "
+                f"one or the other"
             )
         return self
 
@@ -136,9 +173,14 @@ class ExperimentSpec(Strict):
 
     Called directly it gives the typed spec of its ``type``.
 
+    Attributes:
+        takes_contexts: whether the type intervenes on contexts that the slice gives; says so itself.
+
     Raises:
         RequestError: when called directly with what makes no spec; every fault is named, as by `parse_spec`.
     """
+
+    takes_contexts: ClassVar[bool] = False
 
     id: Name = Field(default_factory=new_id, description="Name of the spec and of its result; made up when not given.")
     type: str = Field(description="Experiment type.")
@@ -191,6 +233,20 @@ class ExperimentSpec(Strict):
             raise ValueError("this is a stored result, not a spec: its spec is the file of the same name in runs/specs")
         return cast("Self", _typed(fields.get("type")).model_validate(fields))
 
+    @model_validator(mode="after")
+    def _contexts_of_use(self) -> Self:
+        if self.dataset_slice.contexts is None:
+            return self
+        if not self.takes_contexts:
+            raise ValueError(no_contexts(self.type))
+        method = getattr(self.variables, "method", "interventional")
+        if method != "interventional":
+            raise ValueError(
+                f"dataset_slice.contexts: method {method!r} groups the examples there are, and contexts are what is "
+                f"intervened on. Set method to 'interventional', or leave contexts out"
+            )
+        return self
+
     @property
     def notes(self) -> tuple[str, ...]:
         """How numbers were read that can be taken in two ways, for dry runs; a run warns of its variables itself."""
@@ -198,11 +254,25 @@ class ExperimentSpec(Strict):
 
     def scientific_fields(self) -> dict[str, Any]:
         """The fields that decide the numbers, resolved: what two specs must share to be the same question."""
-        return self.model_dump(mode="json", exclude=_BOOKKEEPING)
+        fields = self.model_dump(mode="json", exclude=_BOOKKEEPING)
+        if self.dataset_slice.contexts is None:
+            del fields["dataset_slice"]["contexts"]  # answers stored before there were any stay the same question's
+        return fields
 
     def file_name(self) -> str:
         """File name of the spec in the store; names are written so, never parsed."""
         return f"{self.id}__f{self.feature_id}__{self.type.replace('_', '-')}.json"
+
+
+def no_contexts(type_name: str) -> str:
+    """What to say where a type that has no use for contexts is given some."""
+    from .catalogue import catalogue  # noqa: PLC0415 - the catalogue imports this module
+
+    takers = [name for name, each in catalogue().items() if each.spec.takes_contexts]
+    return (
+        f"dataset_slice.contexts: {type_name} works on the bundle's examples. Leave contexts out and choose examples "
+        f"with the other fields of dataset_slice, or ask a type that intervenes on contexts: {', '.join(takers)}"
+    )
 
 
 def _typed(name: object) -> type[ExperimentSpec]:

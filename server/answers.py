@@ -18,6 +18,7 @@ from .store.index import Entry
 Form = Literal["concise", "detailed", "markdown"]
 DEFAULT_ROWS = 20
 _DIGITS = 4
+_MOST_CONTEXTS = 10
 _BUDGET = 8_000 * 4
 """Characters of a default answer: 8,000 tokens at four characters each."""
 _LIMIT = 20_000 * 4
@@ -239,8 +240,8 @@ def _apply(result: ExperimentResult, path: Path | None, cut: Cut) -> Answer:
             "findings": [Finding.model_validate(cut.shaped(finding.model_dump())) for finding in findings],
             "aggregates": cut.shaped(result.aggregates.model_dump()) if result.aggregates else None,
             "diagnostics": cut.shaped(diagnostics),
-            "followups": result.followups,
-            "provenance": result.provenance.model_dump(mode="json") if cut.form == "detailed" else None,
+            "followups": [each.model_copy(update={"spec": in_short(each.spec)}) for each in result.followups],
+            "provenance": in_short(result.provenance.model_dump(mode="json")) if cut.form == "detailed" else None,
             "hints": _hints(result, len(findings), cut.form),
         }
     return _head(result, path).model_copy(update=parts)
@@ -272,9 +273,22 @@ def _hints(result: ExperimentResult, findings: int, form: Form) -> list[str]:
             f"Numbers are rounded and the provenance is left out: {whole} has all. Whole tables as CSV: "
             f"mechinterp://results/{result.spec_id}/tables/NAME."
         )
-    if result.followups:
+    if any(in_short(each.spec) != each.spec for each in result.followups):
+        hints.append("Each followup's spec can be passed to run_spec once the contexts of this run are put back.")
+    elif result.followups:
         hints.append("Each followup's spec can be passed to run_spec as it is.")
     return hints
+
+
+def in_short(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A spec, or what holds one, with words in place of a long list of contexts: whoever asked has it."""
+    return {key: _in_short(key, value) for key, value in fields.items()}
+
+
+def _in_short(key: str, value: Any) -> Any:  # noqa: ANN401 - JSON values of any depth
+    if key == "contexts" and isinstance(value, list) and len(cast("list[Any]", value)) > _MOST_CONTEXTS:
+        return f"the {len(cast('list[Any]', value))} contexts that were given"
+    return in_short(cast("dict[str, Any]", value)) if isinstance(value, dict) else value
 
 
 def _rounded(value: Any) -> Any:  # noqa: ANN401 - JSON values of any depth

@@ -158,10 +158,13 @@ class Executor:
         self.store.check_id(_resolve(spec, ctx))
 
     def check(self, spec: ExperimentSpec, ctx: Context) -> tuple[ExperimentSpec, Plan]:
-        """Raise what running the spec would raise before it starts; returns it resolved, and its plan."""
+        """Raise what running the spec would raise before it starts; returns it resolved, and its plan.
+
+        Where the examples' pooled vectors must be computed first the plan is of that alone.
+        """
         resolved = _resolve(spec, ctx)
         self.store.check_id(resolved)
-        return resolved, find(spec.type).plan(resolved, ctx)
+        return resolved, _plan_of_owed(resolved, ctx) or find(spec.type).plan(resolved, ctx)
 
     def plan(self, spec: ExperimentSpec, ctx: Context) -> DryRun:
         """Find out what running the spec would do; raises what running it would raise before it starts."""
@@ -174,7 +177,7 @@ class Executor:
 
     def _stored_answer(self, spec: ExperimentSpec, digest: str, *, fresh: bool) -> Entry | None:
         kept = None if fresh else self.store.by_digest(digest)
-        if kept is not None and "id" not in spec.model_fields_set:
+        if kept is not None and not has_own_id(spec):
             return kept
         same_id = self.store.find(spec.id)
         if same_id is not None:
@@ -259,9 +262,14 @@ def view(result: ExperimentResult, outputs: Outputs) -> ExperimentResult:
     return result.model_copy(update=hidden)
 
 
+def has_own_id(spec: ExperimentSpec) -> bool:
+    """Whether the spec was given its id; one that was made up is random."""
+    return "id" in spec.model_fields_set
+
+
 def has_own_record(spec: ExperimentSpec) -> bool:
     """Whether the spec brings an id or words (description, hypothesis, ...) that its record shall have."""
-    return "id" in spec.model_fields_set or any(getattr(spec, name) is not None for name in OWN_WORDS)
+    return has_own_id(spec) or any(getattr(spec, name) is not None for name in OWN_WORDS)
 
 
 def _resolve(spec: ExperimentSpec, ctx: Context) -> ExperimentSpec:
@@ -289,6 +297,8 @@ def _run(
     for note in spec.dataset_slice.notes:
         job.warn(note)
     try:
+        if spec.dataset_slice.contexts is None:
+            ctx.prepare(job)
         findings = experiment.run(spec, ctx, job)
     except Cancelled:
         fault, status = job.cancelled_because, "cancelled"
@@ -305,6 +315,18 @@ def _run(
     return _result(spec, job, findings, fault).model_copy(
         update={"status": status, "duration_seconds": seconds, "provenance": provenance, "spec_path": spec_path},
     )
+
+
+def _plan_of_owed(spec: ExperimentSpec, ctx: Context) -> Plan | None:
+    """The passes over the examples that come before the experiment; None where it can begin at once."""
+    if spec.dataset_slice.contexts is not None or not (owed := ctx.passes_owed):
+        return None
+    note = (
+        f"bundle {ctx.name!r} holds no pooled vectors: those of its {owed:,} examples are computed first, once for all "
+        f"experiments, and what this one does beside is planned then. Import it without --no-pooled to store them, or "
+        f"name a folder with --pooled-cache to keep them"
+    )
+    return Plan(contexts=owed, conditions="none yet: every example as it is", forward_passes=owed, notes=(note,))
 
 
 def _give_back() -> None:

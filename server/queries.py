@@ -143,6 +143,9 @@ class ContextView(Record):
 def describe_type(experiment: Experiment, *, full: bool = False) -> TypeView:
     """Describe a type; ``full`` adds the slice and the options that every type takes."""
     schema = tool_schema.schema_of(experiment.variables)
+    part = tool_schema.schema_of(DatasetSlice)["properties"]
+    if not experiment.spec.takes_contexts:
+        del part["contexts"]
     return TypeView(
         type=experiment.type,
         command=experiment.cli,
@@ -152,7 +155,7 @@ def describe_type(experiment: Experiment, *, full: bool = False) -> TypeView:
         tables=list(experiment.tables),
         variables=schema.get("properties", {}),
         required=schema.get("required", []),
-        dataset_slice=tool_schema.schema_of(DatasetSlice)["properties"] if full else None,
+        dataset_slice=part if full else None,
         options=tool_schema.schema_of(ExperimentOptions)["properties"] if full else None,
     )
 

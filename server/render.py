@@ -139,7 +139,9 @@ def command_of(spec: Mapping[str, Any]) -> str | None:
     given: dict[str, Any] = {"feature_id": typed.feature_id}
     given |= typed.variables.model_dump(mode="json", exclude_defaults=True)
     given |= {"model": typed.model_type, "parent_spec_id": typed.parent_spec_id}
-    given |= typed.dataset_slice.model_dump(mode="json", exclude_defaults=True)
+    given |= typed.dataset_slice.model_dump(mode="json", exclude_defaults=True, exclude={"contexts"})
+    if typed.dataset_slice.contexts is not None:
+        given["contexts"] = "FILE"  # the file that holds them: a command has no room for a thousand
     if typed.constraints != ExperimentSpec.model_fields["constraints"].default:
         given["constraints"] = list(typed.constraints)
     flags = [_flag(name, value) for name, value in given.items() if value is not None]

@@ -71,6 +71,7 @@ class Census:
             Cancelled: the job was stopped.
         """
         check(ctx)
+        ctx.prepare(job or Job())
         plan = RowPlan.of(ctx, chunk_rows)
         return cls(ctx, plan, make_design(ctx, plan, job), read_weights(ctx), device_for_sums(ctx))
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ...schemas.result import Aggregates, Finding
 from .effect_rows import EffectTable
 from .report import interval, number
+from .specificity import UNKNOWN_DIRECTIONS
 
 Floats = NDArray[np.floating[Any]]
 
@@ -87,7 +88,10 @@ def effect_finding(
 
 
 def summarise(deltas: Floats, n: int, custom: dict[str, Any]) -> Aggregates:
-    """Mean, spread and range of the deltas of a table."""
+    """Mean, spread and range of the deltas of a table; a specificity that is unknown gets its reason."""
+    p = custom.get("specificity_p")
+    if isinstance(p, float) and np.isnan(p):
+        custom = custom | {"specificity_reason": UNKNOWN_DIRECTIONS}
     return Aggregates(
         mean_delta=float(deltas.mean()),
         std_delta=float(deltas.std(ddof=1)) if len(deltas) > 1 else None,

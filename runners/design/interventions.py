@@ -16,9 +16,11 @@ from ...schemas.errors import RequestError
 from ...schemas.job import Job
 from ...schemas.result import ConstraintViolation, Method
 from ...schemas.spec import ExperimentSpec
+from ..stats.paired import FEW
 from .constraints import admit
 
 DEFAULT_CONTEXTS = 500
+NOT_OF_THE_DATA = "the contexts are given in the spec: no examples are read beside them"
 ENOUGH = 50
 FEWEST = 2
 
@@ -92,7 +94,8 @@ def data_population(spec: ExperimentSpec, ctx: Context, method: Method) -> Popul
     """The examples that a run's observational tables describe.
 
     The contexts of an intervention are a sample that stands for the whole slice, so what is set beside their effects
-    is taken from all of it; an observational run keeps to the sample it was asked for.
+    is taken from all of it; an observational run keeps to the sample it was asked for. Contexts given in the spec stand
+    for no examples: their population has none.
     """
     part = spec.dataset_slice
     if method == "interventional":
@@ -101,8 +104,12 @@ def data_population(spec: ExperimentSpec, ctx: Context, method: Method) -> Popul
 
 
 def draw(spec: ExperimentSpec, ctx: Context, default: int = DEFAULT_CONTEXTS) -> Contexts:
-    """Draw the contexts of a spec: its sample, else ``default`` at random."""
+    """Draw the contexts of a spec: those it gives, else its sample, else ``default`` at random."""
     population = ctx.population(spec.dataset_slice, spec.feature_id)
+    if population.given:
+        few = f"; of fewer than {FEW} they are wide bounds" if population.size < FEW else ""
+        note = f"{population.description}: intervals take them as a sample of builds like them{few}"
+        return Contexts(population, np.arange(population.size), ctx.given_sets(spec.dataset_slice), (note,))
     positions = draw_contexts(population, spec.dataset_slice.random_seed, default)
     notes: tuple[str, ...] = ()
     if len(positions) < len(population):

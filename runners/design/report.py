@@ -16,7 +16,7 @@ from ...schemas.facts import ABILITIES
 from ...schemas.job import Job
 from ...schemas.result import Aggregates, Diagnostics, Finding, Findings, Followup, Method, Row, Table
 from ...schemas.spec import ExperimentSpec
-from .interventions import Design
+from .interventions import NOT_OF_THE_DATA, Design
 
 Floats = NDArray[np.floating[Any]]
 CLAMP = 6.0
@@ -101,16 +101,20 @@ def smallest_effect(spec: ExperimentSpec, ctx: Context, given: float | None) -> 
 def followup(spec: ExperimentSpec, type_name: str, variables: Mapping[str, Any], reason: str) -> Followup:
     """A next experiment on the same feature and slice, ready to run.
 
+    Contexts given in the spec are kept where the experiment intervenes on them; else it is about the bundle's examples.
+
     Raises:
         RequestError: the spec would not be accepted (a fault of the runner that proposes it).
     """
     # A sample size belongs to the type it was chosen for: another type draws its own.
-    kept = None if spec.type == type_name else {"sample_size"}
+    left_out = set[str]() if spec.type == type_name else {"sample_size"}
+    if spec.dataset_slice.contexts is not None and not _intervenes_on_given(type_name, variables):
+        left_out, reason = left_out | {"contexts"}, f"{reason} (on the bundle's examples)"
     fields: dict[str, Any] = {
         "type": type_name,
         "feature_id": spec.feature_id,
         "model_type": spec.model_type,
-        "dataset_slice": spec.dataset_slice.model_dump(mode="json", exclude_defaults=True, exclude=kept),
+        "dataset_slice": spec.dataset_slice.model_dump(mode="json", exclude_defaults=True, exclude=left_out),
         "variables": dict(variables),
         "parent_spec_id": spec.id,
         "parent_hypothesis": spec.parent_hypothesis,
@@ -123,6 +127,19 @@ def followup(spec: ExperimentSpec, type_name: str, variables: Mapping[str, Any],
     return Followup(reason=reason, spec=fields, runnable=runnable)
 
 
+def _intervenes_on_given(type_name: str, variables: Mapping[str, Any]) -> bool:
+    """Whether an experiment takes contexts given in the spec, by its type and method."""
+    if type_name not in runner_names() or not find(type_name).spec.takes_contexts:
+        return False
+    own = find(type_name).variables.model_validate(dict(variables))
+    return getattr(own, "method", "interventional") == "interventional"
+
+
+def answerable(followups: Sequence[Followup], ctx: Context) -> list[Followup]:
+    """Those that the bundle can answer: without examples, only those that keep the contexts given in the spec."""
+    return [each for each in followups if ctx.has_examples or "contexts" in each.spec.get("dataset_slice", {})]
+
+
 def observed_scope(population: Population) -> str:
     """The tail of an observational headline: how many examples, which ones, and that nothing was changed."""
     return f"{len(population):,} examples: {population.description}; observational, CORRELATIONAL."
@@ -131,6 +148,11 @@ def observed_scope(population: Population) -> str:
 def empty_tables(models: Mapping[str, type[Row]]) -> list[Table]:
     """The tables of a type without rows."""
     return [Table(name=name, columns=list(row.model_fields), rows=[]) for name, row in models.items()]
+
+
+def not_of_the_data(name: str, model: type[Row]) -> Table:
+    """A table of the data where the contexts were given in the spec: empty, with the reason."""
+    return Table(name=name, columns=list(model.model_fields), rows=[], notes=[NOT_OF_THE_DATA])
 
 
 def quiet_findings(

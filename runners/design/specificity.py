@@ -18,6 +18,7 @@ from ..stats.paired import RATE_OF_INTEREST
 
 Floats = NDArray[np.floating[Any]]
 SPECIFIC = 0.05
+UNKNOWN_DIRECTIONS = "random directions are made to look like the feature on examples, and the bundle holds none"
 
 
 @dataclass(frozen=True)

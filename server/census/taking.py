@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ...schemas.job import Job
+from ..work.runs import step_back
 
 if TYPE_CHECKING:
     from ...context.context import Context
@@ -74,7 +75,7 @@ class Takings:
     """
 
     def __init__(self, app: App) -> None:
-        self._app, self._pool = app, ThreadPoolExecutor(1, "census")
+        self._app, self._pool = app, ThreadPoolExecutor(1, "census", initializer=step_back)
         self._known: dict[tuple[str, str], Taking] = {}
 
     def find(self, ctx: Context) -> Taking | None:

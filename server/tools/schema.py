@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 from ...schemas.catalogue import Experiment
 from ...schemas.errors import RequestError, nearest
 from ...schemas.manifest import Name
-from ...schemas.spec import ConstraintId, DatasetSlice, ExperimentSpec, Strict, explain, parse_spec
+from ...schemas.spec import ConstraintId, DatasetSlice, ExperimentSpec, Strict, explain, no_contexts, parse_spec
 from ..answers import DEFAULT_ROWS, Cut, Form
 
 Schema = dict[str, Any]
@@ -68,7 +68,8 @@ class ExperimentOptions(RunOptions):
     parent_spec_id: Name | None = Field(default=None, description="Run whose result led to it.")
 
 
-_SLICE_LINE = "Which examples it is about; default: all. Percentiles: 0-100."
+_SLICE_LINE = "Which examples; default: all. Percentiles: 0-100."
+_CONTEXTS_LINE = "Examples (default: all) or contexts {weapon, tokens}. Percentiles: 0-100."
 _OPTIONS_LINE = "wait_s: seconds to wait (45); response_format: concise, detailed or markdown; fresh: run again."
 
 
@@ -153,7 +154,13 @@ def experiment_schema(experiment: Experiment) -> Schema:
     if clash:
         raise TypeError(f"variables of {experiment.type} have names every tool uses: {', '.join(sorted(clash))}")
     properties |= variables.get("properties", {})
-    properties["dataset_slice"] = in_one_line(DatasetSlice, _SLICE_LINE)
+    takes = experiment.spec.takes_contexts
+    part = properties["dataset_slice"] = in_one_line(DatasetSlice, _CONTEXTS_LINE if takes else _SLICE_LINE)
+    # In all but the line in brief: what a context holds is told by list_experiment_types, and checked by the spec.
+    if takes:
+        part["properties"]["contexts"] = {"type": "array", "items": {"type": "object"}}
+    else:
+        del part["properties"]["contexts"]
     properties["options"] = in_one_line(ExperimentOptions, _OPTIONS_LINE)
     return {
         "type": "object",
@@ -190,6 +197,8 @@ def check(
     for given, value in arguments.items():
         name = (other_names or {}).get(given, given)
         if name not in properties:
+            if (where, name) == ("dataset_slice.", "contexts"):
+                raise RequestError(f"{no_contexts('this type')}. Nothing was run.")
             near = nearest(name, properties)
             guess = f": did you mean {near!r}?" if near else "."
             homes = [key for key, part in properties.items() if name in part.get("properties", {})]

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from ...schemas.spec import parse_spec
 from .. import queries
-from ..answers import RunList, Sent
+from ..answers import RunList, Sent, in_short
 from ..app import App
 from ..queries import (
     ContextArguments,
@@ -75,6 +75,7 @@ def _list_results(app: App, given: ListArguments) -> RunList:
 def _dry_run(app: App, given: ValidateArguments) -> DryRunView:
     spec = parse_spec(given.spec)
     view = queries.dry_run(app.executor, spec, app.contexts.get(spec.model_type))
+    view = view.model_copy(update={"spec": in_short(view.spec)})
     if (view.estimated_seconds or 0.0) <= DEFAULT_WAIT:
         return view
     return view.model_copy(update={"notes": [*view.notes, "Longer than a call waits: it will answer with a run_id."]})

@@ -71,10 +71,10 @@ class Runs:
     ) -> None:
         self.executor, self.contexts, self.limits = executor, contexts, limits or Limits()
         self.tally, self._on_result = tally or Tally(), on_result
-        self._model = ThreadPoolExecutor(1, "model", initializer=_step_back)
-        self._data = ThreadPoolExecutor(self.limits.data_workers, "data", initializer=_step_back)
+        self._model = ThreadPoolExecutor(1, "model", initializer=step_back)
+        self._data = ThreadPoolExecutor(self.limits.data_workers, "data", initializer=step_back)
         self._lookups = ThreadPoolExecutor(2, "lookups")
-        self._plans = ThreadPoolExecutor(1, "plans", initializer=_step_back)
+        self._plans = ThreadPoolExecutor(1, "plans", initializer=step_back)
         self._guard = threading.RLock()
         self._active: OrderedDict[str, Run] = OrderedDict()
         self._questions: dict[str, Run] = {}
@@ -343,7 +343,7 @@ def _needs_model(spec: ExperimentSpec) -> bool:
     return needs_model(spec, find(spec.type))
 
 
-def _step_back() -> None:
+def step_back() -> None:
     """Let the thread that answers clients go first: work done here takes seconds, an answer milliseconds."""
     if sys.platform == "linux":  # elsewhere it would set back the whole process
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)

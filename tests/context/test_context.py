@@ -162,11 +162,11 @@ def test_a_bundle_without_examples_serves_interventions_and_refuses_data(
     sets = opened(small_bundle).sets(np.arange(50))
     assert np.allclose(context.evaluate(sets, 7).activation, truth[:50, 7], atol=1e-5)
     assert context.random_directions() is None
+    assert context.effective_max(7) is None
     for ask in (
         lambda: context.activations(7),
         lambda: context.sets(np.arange(1)),
         lambda: context.population(DatasetSlice(), 7),
-        lambda: context.effective_max(7),
     ):
         with pytest.raises(RequestError, match="bundle 'variant' holds no examples"):
             ask()

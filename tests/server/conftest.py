@@ -141,6 +141,11 @@ class FakeContext:
             raise RequestError(f"feature_id {feature} is out of range. Nothing was run.")
         return feature
 
+    passes_owed = 0
+
+    def prepare(self, job: Job) -> None:
+        """Nothing is owed."""
+
     def measure_pass(self) -> float | None:
         return 0.001
 

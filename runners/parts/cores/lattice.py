@@ -26,7 +26,7 @@ class Case:
     """An example taken apart into units.
 
     Attributes:
-        row: its row in the bundle's data.
+        row: its row in the bundle's data, or its position among contexts given in the spec.
         natural: the example as it is (one set).
         names: names of the units; the weapon, when it is one, comes last.
         tokens: bool [n_token_units, vocab], the tokens of each unit that is not the weapon.
@@ -69,8 +69,11 @@ class Subsets:
 
 
 def background_weapons(ctx: Context, seed: int) -> NDArray[np.int32]:
-    """The 20 weapons (or all there are) over which an absent weapon is averaged, drawn from those in the data."""
-    there = np.unique(np.asarray(ctx.data.weapon))
+    """The 20 weapons (or all there are) over which an absent weapon is averaged, drawn from those in the data.
+
+    Where the bundle has no examples, from those of its vocabulary.
+    """
+    there = np.unique(np.asarray(ctx.data.weapon)) if ctx.has_examples else np.arange(len(ctx.weapons))
     if len(there) <= N_BACKGROUND:
         return there.astype(np.int32)
     rng = np.random.default_rng([seed, _BACKGROUND_STREAM])

@@ -64,9 +64,9 @@ class Cut:
         if both:
             raise RequestError(f"{', '.join(both)} is both clamped and excluded: choose one. Nothing was run.")
 
-    def cases(self, ctx: Context, rows: NDArray[np.intp]) -> list[Case]:
-        """Take examples apart into units."""
-        sets = ctx.sets(rows)
+    def cases(self, ctx: Context, rows: NDArray[np.intp], sets: TokenSets | None = None) -> list[Case]:
+        """Take examples apart into units; ``sets`` are theirs where they are no rows of the data."""
+        sets = ctx.sets(rows) if sets is None else sets
         return [self._case(ctx, int(row), sets.take(np.array([i]))) for i, row in enumerate(rows)]
 
     def _case(self, ctx: Context, row: int, one: TokenSets) -> Case:

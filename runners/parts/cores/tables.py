@@ -25,7 +25,7 @@ class CoreRow(Row):
     size: int = Field(description="Number of units.")
     n: int = Field(description="Examples of which it is a minimal core.")
     coverage: float = Field(description="Share of the tested examples of which it is a minimal core.")
-    coverage_random: float | None = Field(description="The same among the examples drawn at random.")
+    coverage_random: float | None = Field(description="The same among the examples drawn at random, or given.")
     ci_low: float | None = Field(description="Lower end of the 95 % interval of coverage_random.")
     ci_high: float | None = Field(description="Upper end of the 95 % interval of coverage_random.")
     mean_retention: float = Field(description="Mean of a(core) / a(example) over those examples.")
@@ -65,10 +65,10 @@ class InhibitorRow(Row):
 class ExampleRow(Row):
     """One tested example."""
 
-    example: int = Field(description="Row of the bundle's data.")
+    example: int = Field(description="Row of the bundle's data, or position among contexts given.")
     build: str = Field(description="Its units and weapon.")
     activation: float = Field(description="Its activation.")
-    drawn: str = Field(description="'top' or 'random'.")
+    drawn: str = Field(description="'top', 'random', or 'given' in the spec.")
     n_units: int = Field(description="Units that could be taken out.")
     n_cores: int = Field(description="Minimal cores found.")
     smallest_core: str | None = Field(description="The smallest of them; null when not even all units suffice.")
@@ -154,14 +154,14 @@ def inhibitors(outcomes: Sequence[Outcome], min_effect: float) -> Table:
     return Table.of("inhibitors", InhibitorRow, rows)
 
 
-def tested_examples(ctx: Context, outcomes: Sequence[Outcome], n_top: int, cut: Cut) -> Table:
+def tested_examples(ctx: Context, outcomes: Sequence[Outcome], n_top: int, cut: Cut, *, given: bool) -> Table:
     """The tested examples, the highest first."""
     rows = [
         ExampleRow(
             example=outcome.case.row,
             build=describe_set(outcome.case.natural, ctx),
             activation=outcome.natural,
-            drawn="top" if index < n_top else "random",
+            drawn="given" if given else ("top" if index < n_top else "random"),
             n_units=len(outcome.case.names),
             n_cores=len(outcome.cores),
             smallest_core=core_name(min(outcome.cores, key=lambda core: (len(core), sorted(core))), cut)

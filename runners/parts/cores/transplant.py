@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from ....context.context import Context
 from ....context.population import Population
-from ....context.token_sets import TokenSets, concatenate
+from ....context.token_sets import TokenSets, concatenate, levels_of
 from ....schemas.job import Job
 from ....schemas.result import ConstraintViolation
-from ....schemas.spec import ExperimentSpec
+from ....schemas.spec import DatasetSlice, ExperimentSpec
 from ...design.constraints import admit
 from ...design.effect_rows import EffectTable, effect_table
 from ...design.interventions import FEWEST
@@ -28,6 +28,46 @@ N_CONTEXTS = 200
 N_REFERENCE = 100
 MIN_DONORS = 10
 _STREAM = 8
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where tested examples, donors and builds come from: the slice, or the contexts given in the spec.
+
+    Attributes:
+        ctx: the context.
+        population: the rows to draw from: of the bundle's data, or positions among the contexts given.
+        given: the contexts given; None where the slice is drawn from.
+    """
+
+    ctx: Context
+    population: Population
+    given: TokenSets | None
+
+    @classmethod
+    def of(cls, ctx: Context, population: Population, part: DatasetSlice) -> Source:
+        """The source of a spec's examples."""
+        if not population.given:
+            return cls(ctx, population, None)
+        return cls(ctx, replace(population, rows=np.arange(population.size)), ctx.given_sets(part))
+
+    def evaluated(self, feature: int, job: Job) -> Source:
+        """The same, with the activations of the contexts given, which the network must be asked for."""
+        if self.given is None:
+            return self
+        activation = self.ctx.evaluate(self.given, feature, job).activation.astype(np.float32)
+        return replace(self, population=replace(self.population, activation=activation))
+
+    def sets(self, rows: NDArray[np.intp]) -> TokenSets:
+        """Token sets of some rows."""
+        return self.ctx.sets(rows) if self.given is None else self.given.take(rows)
+
+    def holders(self, column: int) -> NDArray[np.intp]:
+        """The rows that hold a family."""
+        rows = self.population.rows
+        if self.given is None:
+            return rows[np.flatnonzero(self.ctx.data.levels[rows, column] > 0)]
+        return np.flatnonzero(levels_of(self.given.present, self.ctx.vocabulary)[:, column] > 0)
 
 
 @dataclass(frozen=True)
@@ -73,46 +113,52 @@ def _core_donors(core: Core, cases: Sequence[Case], *, keeps_weapon: bool) -> Do
     return Donors(own, weapon if keeps_weapon or WEAPON in core else None)
 
 
-def _family_donors(ctx: Context, population: Population, rng: np.random.Generator) -> Iterator[Donors]:
+def _family_donors(source: Source, rng: np.random.Generator) -> Iterator[Donors]:
     """Each family by itself, as random examples of the population hold it: what a direction might respond to."""
-    for column, family in enumerate(ctx.vocabulary.families):
-        rows = population.rows[np.flatnonzero(ctx.data.levels[population.rows, column] > 0)]
+    vocabulary = source.ctx.vocabulary
+    for column, family in enumerate(vocabulary.families):
+        rows = source.holders(column)
         if len(rows) < MIN_DONORS:
             continue
-        sets = ctx.sets(np.sort(rng.choice(rows, min(N_REFERENCE, len(rows)), replace=False)))
+        sets = source.sets(np.sort(rng.choice(rows, min(N_REFERENCE, len(rows)), replace=False)))
         own = np.zeros_like(sets.present)
-        tokens = list(ctx.vocabulary.family_tokens(family))
+        tokens = list(vocabulary.family_tokens(family))
         own[:, tokens] = sets.present[:, tokens]
         yield Donors(own, None)
 
 
-def _builds(population: Population, ctx: Context, seed: int) -> tuple[TokenSets, Floats, np.random.Generator]:
+def _builds(source: Source, seed: int) -> tuple[TokenSets, Floats, np.random.Generator]:
     """Builds drawn at random, a number in [0, 1) for each that chooses its donor, and the generator that drew them."""
     rng = np.random.default_rng([seed, _STREAM])
-    rows = np.sort(rng.choice(population.rows, min(N_CONTEXTS, len(population)), replace=False))
-    return ctx.sets(rows), rng.random(len(rows)), rng
+    rows = source.population.rows
+    rows = np.sort(rng.choice(rows, min(N_CONTEXTS, len(rows)), replace=False))
+    return source.sets(rows), rng.random(len(rows)), rng
 
 
 def _reference_pairs(
-    contexts: TokenSets, choice: Floats, population: Population, ctx: Context, rng: np.random.Generator
+    contexts: TokenSets, choice: Floats, source: Source, rng: np.random.Generator
 ) -> list[tuple[TokenSets, TokenSets]]:
     """Every family by itself, out of and in the first builds."""
     part = contexts.take(np.arange(min(N_REFERENCE, len(contexts))))
-    return [donors.into(part, choice[: len(part)], ctx) for donors in _family_donors(ctx, population, rng)]
+    return [donors.into(part, choice[: len(part)], source.ctx) for donors in _family_donors(source, rng)]
 
 
-def reference_sets(population: Population, ctx: Context, seed: int) -> TokenSets | None:
-    """The sets a transplant runs whatever the cores are; None without a family that enough examples hold."""
-    contexts, choice, rng = _builds(population, ctx, seed)
-    pairs = _reference_pairs(contexts, choice, population, ctx, rng)
+def reference_sets(source: Source, seed: int) -> TokenSets | None:
+    """The sets a transplant runs whatever the cores are.
+
+    None without a family that enough examples hold, and without examples to make random directions from.
+    """
+    if not source.ctx.has_examples:
+        return None
+    contexts, choice, rng = _builds(source, seed)
+    pairs = _reference_pairs(contexts, choice, source, rng)
     return concatenate([sets for pair in pairs for sets in pair]) if pairs else None
 
 
 def transplant(
     cores: Sequence[Core],
     outcomes: Sequence[Outcome],
-    population: Population,
-    ctx: Context,
+    source: Source,
     *,
     min_effect: float,
     spec: ExperimentSpec,
@@ -128,9 +174,9 @@ def transplant(
     Returns:
         The effects, and the constraints that were broken; None where fewer than two builds could take every core.
     """
-    seed = spec.dataset_slice.random_seed
+    seed, ctx = spec.dataset_slice.random_seed, source.ctx
     feature = spec.feature_id
-    contexts, choice, rng = _builds(population, ctx, seed)
+    contexts, choice, rng = _builds(source, seed)
     holders = [[outcome.case for outcome in outcomes if core in outcome.cores] for core in cores]
     pairs = [
         _core_donors(core, cases, keeps_weapon=keeps_weapon).into(contexts, choice, ctx)
@@ -141,8 +187,8 @@ def transplant(
     if len(kept) < FEWEST:
         return None
     base, written = _pooled_pairs([(b.take(kept), w.take(kept)) for b, w in pairs], ctx, job)
-    families = _reference_pairs(contexts, choice, population, ctx, rng)
     null = null_effects(ctx, feature, written, base=base, min_effect=min_effect)
+    families = [] if null is None else _reference_pairs(contexts, choice, source, rng)
     if null is not None and families:
         plain, single = _pooled_pairs(families, ctx, job)
         reference = null_effects(ctx, feature, single, base=plain, min_effect=min_effect)
@@ -152,7 +198,7 @@ def transplant(
         after.activation,
         after.pre,
         base=(before.activation, before.pre),
-        population=population.size,
+        population=source.population.drawn_from,
         min_effect=min_effect,
         null=null,
         seed=seed,

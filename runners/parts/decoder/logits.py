@@ -137,6 +137,8 @@ def null_columns(ctx: Context, feature: int, seed: int) -> Floats | None:
     Returns:
         None where the examples' pooled vectors are unknown.
     """
+    if not ctx.has_examples:
+        return None
     everything = ctx.population(DatasetSlice(), feature)
     null = null_activations(ctx, feature, everything, seed)
     if null is None:

@@ -124,10 +124,14 @@ class Steered:
         return self.values[index // len(self.base)], index % len(self.base)
 
 
+def has_stored(ctx: Context, contexts: Contexts) -> bool:
+    """Whether the bundle holds pooled vectors of the contexts: of its examples, where it has them."""
+    return ctx.bundle.has("pooled.npy") and not contexts.population.given
+
+
 def pooled_of_contexts(ctx: Context, contexts: Contexts, job: Job) -> Floats:
     """Pooled vectors [m, d] of the contexts, float64: stored ones, else forward passes that are counted."""
-    stored = ctx.bundle.has("pooled.npy")
-    vectors = ctx.pooled_of(contexts.rows) if stored else ctx.oracle.pooled(contexts.sets, job)
+    vectors = ctx.pooled_of(contexts.rows) if has_stored(ctx, contexts) else ctx.oracle.pooled(contexts.sets, job)
     return np.asarray(vectors, dtype=np.float64)
 
 
@@ -166,7 +170,7 @@ def steer(
     base = special.expit(logits)
     changes = [_change(logits, base, shift, contribution) for shift in shifts]
     weights = bootstrap_weights(len(pooled), np.random.default_rng([seed, STEER_STREAM]))
-    parts = [_in_probability(each, contexts.population.size, min_effect, weights) for each in changes]
+    parts = [_in_probability(each, contexts.population.drawn_from, min_effect, weights) for each in changes]
     effects = _joined([part[0] for part in parts])
     share, specificity = _concentration(ctx, effects.mean.reshape(len(values), -1).T, logits, shifts, null, job=job)
     return Steered(

@@ -12,7 +12,7 @@ CENSUS = "all examples of the slice were run: no sampling error is left"
 
 def census_notes(design: Design) -> list[str]:
     """Say so where the contexts are the population: the finite-population correction makes every error 0."""
-    return [CENSUS] if len(design.base) >= design.contexts.population.size else []
+    return [CENSUS] if len(design.base) >= design.contexts.population.drawn_from else []
 
 
 def slot_notes(design: Design, families: Iterable[str], ctx: Context) -> list[str]:

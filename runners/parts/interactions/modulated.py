@@ -98,11 +98,14 @@ class Modulator:
     def states(
         self, natural: TokenSets, how: Writing, ctx: Context, rng: np.random.Generator
     ) -> tuple[TokenSets, TokenSets]:
-        """The contexts without it and with it; a context on the weapon gets another of the data without it."""
+        """The contexts without it and with it; a context on the weapon gets another one without it.
+
+        That is a weapon of the data, as often as it is there; any of the vocabulary's where the bundle has no examples.
+        """
         if self.unit is not None:
             base = without_units(natural, [self.unit], ctx)
             return base, how.with_units(base, natural, [self.unit], ctx)
-        weapon = np.asarray(ctx.data.weapon)
+        weapon = np.asarray(ctx.data.weapon) if ctx.has_examples else np.arange(len(ctx.weapons), dtype=np.int32)
         others = weapon[weapon != self.weapon]
         if self.weapon is None or not len(others):
             raise RequestError(f"all examples are on {self.label}: nothing can stand in for it. Nothing was run.")

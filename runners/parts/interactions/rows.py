@@ -13,6 +13,7 @@ from pydantic import Field
 from ....context.context import Context
 from ....context.population import Population
 from ....schemas.result import Row, Status, Table
+from ...design.interventions import NOT_OF_THE_DATA
 from ...design.specificity import SPECIFIC
 from ...design.unit_columns import unit_columns
 from ...design.units import Unit
@@ -55,7 +56,7 @@ class PairRow(Row):
     responder_high: float | None = Field(description="Upper end of it.")
     mean_responders: float | None = Field(description="Mean I on those contexts.")
     n: int = Field(description="Contexts; observational: examples.")
-    n_both: int = Field(
+    n_both: int | None = Field(
         description="Examples of the data that hold both (families at that AP or more, tokens as they are)."
     )
     cooccurrence_lift: float | None = Field(description="n_both over what independence would give; no interaction.")
@@ -128,13 +129,16 @@ def caused_pairs(
     factorial: Factorial,
     found: Contrasts,
     *,
-    together: Cooccurrence,
+    together: Cooccurrence | None,
     patterns: Sequence[Pattern | None],
     ctx: Context,
 ) -> dict[str, Any]:
-    """The columns of `PairRow` of an intervention."""
+    """The columns of `PairRow` of an intervention; ``together`` is None where no examples are read beside it."""
     effects, cells = found.table.effects, factorial.activation.mean(axis=2, dtype=np.float64)
-    never = np.isnan(together.lift)
+    reasons: list[str | None] = [NOT_OF_THE_DATA] * len(pairs)
+    if together is not None:
+        never = np.isnan(together.lift).tolist()
+        reasons = ["no example holds one of them: no lift" if absent else None for absent in never]
     return {
         **names(pairs, ctx),
         "pattern": list(patterns),
@@ -155,11 +159,11 @@ def caused_pairs(
         "responder_high": effects.responder_high,
         "mean_responders": effects.mean_responders,
         "n": [effects.n] * len(pairs),
-        "n_both": together.n_both,
-        "cooccurrence_lift": together.lift,
+        "n_both": [None] * len(pairs) if together is None else together.n_both,
+        "cooccurrence_lift": [None] * len(pairs) if together is None else together.lift,
         "status": found.table.status,
         "specificity_p": found.table.specificity,
-        "reason": ["no example holds one of them: no lift" if absent else None for absent in never.tolist()],
+        "reason": reasons,
     }
 
 

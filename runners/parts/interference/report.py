@@ -14,6 +14,7 @@ from ....context.population import Population
 from ....schemas.result import Table
 from ...design.effect_report import conditional_text, effect_text, nothing_text
 from ...design.effect_rows import EffectRow, EffectTable
+from ...design.interventions import NOT_OF_THE_DATA
 from ...design.report import plural, with_short
 from ...design.unit_columns import unit_columns
 from .sets import Comparison, Kind
@@ -36,8 +37,12 @@ class Interference(EffectRow):
     activation_both: float = Field(description="Mean activation with the lower token or tokens too.")
     delta: float = Field(description="activation_both minus activation_high: mean_delta by its short name.")
     activation_low: float | None = Field(description="Mean activation with the low rung's token alone.")
-    n_data_alone: int = Field(description="Examples of the population holding the high token, none of the added ones.")
-    n_data_both: int = Field(description="Examples of the population holding the high token and all the added ones.")
+    n_data_alone: int | None = Field(
+        description="Examples of the population holding the high token, none of the added ones."
+    )
+    n_data_both: int | None = Field(
+        description="Examples of the population holding the high token and all the added ones."
+    )
 
 
 def interference_table(
@@ -59,10 +64,15 @@ def interference_table(
         comparisons: the comparisons, k.
         effects: their effects.
         activation: [conditions, m], without the base.
-        population: the examples that natural occurrences are counted in.
+        population: the examples that natural occurrences are counted in; contexts given in the spec are none.
     """
     mean = activation.mean(axis=1, dtype=np.float64)
-    alone, both = _in_the_data(ctx, family, comparisons, population)
+    note = f"{OUT_OF_DISTRIBUTION}: n_data_alone and n_data_both say how often real builds hold such tokens"
+    alone, both = [None] * len(comparisons), [None] * len(comparisons)
+    if population.given:
+        note = f"{OUT_OF_DISTRIBUTION}; n_data_alone and n_data_both are null: {NOT_OF_THE_DATA}"
+    else:
+        alone, both = _in_the_data(ctx, family, comparisons, population)
     columns: dict[str, Any] = {
         "comparison": [each.kind for each in comparisons],
         "low_rung": [None if each.low is None else asked[each.low] for each in comparisons],
@@ -77,7 +87,6 @@ def interference_table(
         "n_data_both": both,
         **effects.columns,
     }
-    note = f"{OUT_OF_DISTRIBUTION}: n_data_alone and n_data_both say how often real builds hold such tokens"
     return Table.from_columns("interference", Interference, columns, [note])
 
 
@@ -142,7 +151,7 @@ def interference_headline(
     population: Population,
 ) -> str:
     """The headline."""
-    scope = f"{OUT_OF_DISTRIBUTION}; {effects.effects.n} contexts of {population.description}; interventional."
+    scope = f"{OUT_OF_DISTRIBUTION}; {population.contexts(effects.effects.n)}; interventional."
     group = leading_group(effects, comparisons)
     if not group:
         return f"{nothing_text(effects, f'adding lower rungs of {with_short(family)}', feature, min_effect)}; {scope}"
@@ -151,9 +160,13 @@ def interference_headline(
     verb = verb_of(effects, top, row, min_effect)
     text = f" {conditional_text(effects, top)}" if effects.status[top] == "conditional" else _change(effects, top, row)
     alone, both = row["n_data_alone"], row["n_data_both"]
-    seen = f"of {len(population):,} examples {alone:,} hold the first set and {both:,} the second"
+    seen = (
+        ""
+        if population.given
+        else f"; of {len(population):,} examples {alone:,} hold the first set and {both:,} the second"
+    )
     more = _others(effects, top)
-    return f"{subject_of(comparisons[top], family)} {verb} feature {feature}{text}{more}; {seen}; {scope}"
+    return f"{subject_of(comparisons[top], family)} {verb} feature {feature}{text}{more}{seen}; {scope}"
 
 
 def _change(effects: EffectTable, index: int, row: dict[str, Any]) -> str:

@@ -10,22 +10,24 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ....context.context import Context, Readout
+from ....context.population import Population
 from ....schemas.job import Job
 from ....schemas.result import Aggregates, Finding, Findings, Followup, Table
 from ....schemas.spec import ExperimentSpec
 from ...design.effect_report import conditional_text, effect_finding, effect_text, noted, nothing_text, summarise
 from ...design.effect_rows import EffectRow, EffectTable, effect_table
-from ...design.report import followup, number, plural
+from ...design.interventions import NOT_OF_THE_DATA
+from ...design.report import answerable, followup, number, plural
 from ...design.specificity import NullEffects
 from ...stats.curve import winner_confirmed
 from ...stats.groups import sum_by
 from ...stats.paired import RATE_OF_INTEREST
 from ...stats.tails import benjamini_hochberg
 from ..weapons.confirm import CONFIRM_STREAM
-from .chosen import SHOWN_KINDS, ChosenParts
+from .chosen import SHOWN_KINDS, ChosenParts, Sought
 from .contrasts import PartEffects, part_effects
-from .observed import LARGEST_Q, part_numbers
-from .tables import DEALS_STREAM, Kind, Kits, Parts, PartTable, separability
+from .observed import LARGEST_Q
+from .tables import DEALS_STREAM, Kind, Kits, Parts, separability
 
 Floats = NDArray[np.floating[Any]]
 _BLOCK = 100
@@ -64,6 +66,7 @@ class Swapped:
         separable: False where one weapon, or the main weapons, may carry the effect; None where there is none.
         reasons: why not.
         observed: delta_from_global in the data.
+        unread: no examples were read, so ``observed`` is unknown.
         n_weapons: weapons swapped in.
         n_dropped: parts that never leave the floor and are dropped for it.
         left_out: by kind, what is said of the parts that are not among these.
@@ -77,6 +80,7 @@ class Swapped:
     separable: list[bool | None]
     reasons: list[str | None]
     observed: Floats
+    unread: bool
     n_weapons: int
     n_dropped: int
     left_out: dict[Kind, list[str]]
@@ -111,15 +115,14 @@ def swap_parts(
     pooled: Floats,
     readout: Readout,
     chosen: ChosenParts,
-    observed: PartTable,
+    sought: Sought,
     population: int,
     min_effect: float,
 ) -> Swapped:
     """Average over the kits of each sub and special, on the contexts with every weapon swapped in.
 
     ``pooled`` is [k + 1, m, d], the base first, and ``readout`` what the feature reads off it; ``chosen`` holds the
-    parts that have an effect, ``observed`` what the data say of them, ``population`` the examples the contexts were
-    drawn from.
+    parts of ``sought`` that have an effect, ``population`` the examples the contexts were drawn from.
     """
     activation, pre, kept = readout.activation[1:], readout.pre[1:], chosen.kept
     share = chosen.held[kept] / chosen.held[kept].sum(axis=1, keepdims=True)
@@ -132,20 +135,21 @@ def swap_parts(
         null=_null_of_parts(ctx, spec.feature_id, pooled[1:], share, min_effect=min_effect, job=job),
         seed=spec.dataset_slice.random_seed,
     )
-    parts = observed.parts.take(kept)
-    over_kits = _over_kits(observed.kits, parts, chosen.of_weapon, activation, spec.dataset_slice.random_seed)
+    parts = sought.parts.take(kept)
+    over_kits = _over_kits(sought.kits, parts, chosen.of_weapon, activation, spec.dataset_slice.random_seed)
     usable = ~np.isnan(over_kits.error)
     acts = np.array([status in {"present", "conditional"} for status in table.status])
-    separable, reasons = separability(observed.kits, parts, over_kits, usable, acts)
+    separable, reasons = separability(sought.kits, parts, over_kits, usable, acts)
     return Swapped(
-        kits=observed.kits,
+        kits=sought.kits,
         parts=parts,
         table=table,
         over_kits=over_kits,
         deal_q=benjamini_hochberg(np.where(usable, over_kits.p_value, np.nan)),
         separable=separable,
         reasons=reasons,
-        observed=observed.effects.delta[kept],
+        observed=sought.observed[kept],
+        unread=bool(np.isnan(sought.observed).all()),
         n_weapons=len(chosen.of_weapon),
         n_dropped=chosen.n_dropped,
         left_out={kind: chosen.notes(kind) for kind in SHOWN_KINDS},
@@ -219,6 +223,8 @@ def part_effect_table(swapped: Swapped, kind: Kind, top_k: int) -> Table:
     notes = [f"effects against each context's mean over {swapped.n_weapons} weapons", *swapped.left_out[kind]]
     if len(order) > top_k:
         notes.append(f"{top_k} of {plural(len(order), kind)}: the largest effects")
+    if swapped.unread:
+        notes.append(f"observational_delta is null: {NOT_OF_THE_DATA}")
     rows = {name: [values[i] for i in order[:top_k]] for name, values in columns.items()}
     return Table.from_columns(f"{kind}_effects", PartEffect, rows, notes)
 
@@ -226,34 +232,32 @@ def part_effect_table(swapped: Swapped, kind: Kind, top_k: int) -> Table:
 def swapped_findings(
     spec: ExperimentSpec,
     swapped: Swapped,
-    observed: PartTable,
+    sought: Sought,
     *,
-    combos: PartTable | None,
     min_effect: float,
-    scope: str,
+    population: Population,
+    ctx: Context,
 ) -> Findings:
     """Headline, findings, numbers and followups of the swapped kits."""
     table, acting, leader = swapped.table, swapped.acting, swapped.leader
     rng = np.random.default_rng([spec.dataset_slice.random_seed, CONFIRM_STREAM])
     confirmed = winner_confirmed(table.differences, rng) if acting else None
-    custom = part_numbers(observed, combos) | _numbers(swapped) | {"winner_confirmed": confirmed}
+    custom = sought.numbers | _numbers(swapped) | {"winner_confirmed": confirmed}
     shown = acting[:5] or [leader]
-    findings = [_finding(spec, swapped, i, scope) for i in shown]
+    findings = [_finding(spec, swapped, i, population.description) for i in shown]
     gone = f"; {plural(swapped.n_dropped, 'part')} dropped: never off the ReLU floor" if swapped.n_dropped else ""
-    tail = f"{table.effects.n} contexts of {scope}; interventional{gone}."
+    tail = f"{population.contexts(table.effects.n)}; interventional{gone}."
     return Findings(
         headline=_headline(spec, swapped, min_effect, tail),
         findings=findings,
         aggregates=summarise(table.effects.mean, table.effects.n, custom),
-        followups=_followups(spec, swapped),
+        followups=answerable(_followups(spec, swapped), ctx),
     )
 
 
-def no_parts(
-    chosen: ChosenParts, observed: PartTable, combos: PartTable | None, *, n_contexts: int, scope: str
-) -> Findings:
+def no_parts(chosen: ChosenParts, sought: Sought, *, n_contexts: int, population: Population) -> Findings:
     """The answer where no sub or special of the kits swapped in is left to compare."""
-    custom: dict[str, Any] = part_numbers(observed, combos) | {
+    custom: dict[str, Any] = sought.numbers | {
         "method": "interventional",
         "reason": chosen.reason,
         "n_weapons": len(chosen.of_weapon),
@@ -264,7 +268,7 @@ def no_parts(
         custom[f"top_{kind}_reason"] = "; ".join(chosen.notes(kind)) or f"no {kind} is known"
     custom |= {"acting_parts": [], "carried_by": None, "specificity_p": None, "winner_confirmed": None}
     return Findings(
-        headline=f"nothing can be said: {chosen.reason}; {n_contexts} contexts of {scope}; interventional.",
+        headline=f"nothing can be said: {chosen.reason}; {population.contexts(n_contexts)}; interventional.",
         aggregates=Aggregates(n_samples=n_contexts, custom=custom | {"verdict": "nothing_specific"}),
     )
 
