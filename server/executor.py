@@ -164,7 +164,7 @@ class Executor:
         """
         resolved = _resolve(spec, ctx)
         self.store.check_id(resolved)
-        return resolved, _plan_of_owed(resolved, ctx) or find(spec.type).plan(resolved, ctx)
+        return resolved, _plan_of_owed(ctx) or find(spec.type).plan(resolved, ctx)
 
     def plan(self, spec: ExperimentSpec, ctx: Context) -> DryRun:
         """Find out what running the spec would do; raises what running it would raise before it starts."""
@@ -297,8 +297,7 @@ def _run(
     for note in spec.dataset_slice.notes:
         job.warn(note)
     try:
-        if spec.dataset_slice.contexts is None:
-            ctx.prepare(job)
+        ctx.prepare(job)
         findings = experiment.run(spec, ctx, job)
     except Cancelled:
         fault, status = job.cancelled_because, "cancelled"
@@ -317,9 +316,10 @@ def _run(
     )
 
 
-def _plan_of_owed(spec: ExperimentSpec, ctx: Context) -> Plan | None:
-    """The passes over the examples that come before the experiment; None where it can begin at once."""
-    if spec.dataset_slice.contexts is not None or not (owed := ctx.passes_owed):
+def _plan_of_owed(ctx: Context) -> Plan | None:
+    """The passes over the examples that come before any experiment; None where it can begin at once."""
+    owed = ctx.passes_owed
+    if not owed:
         return None
     note = (
         f"bundle {ctx.name!r} holds no pooled vectors: those of its {owed:,} examples are computed first, once for all "

@@ -110,15 +110,15 @@ class TokenRows:
         rows = np.arange(n) if order is None else order
         width = tokens(rows[:0]).shape[1]
         smallest = np.min_scalar_type(width)
-        lengths, token = list[Ints](), list[Ints]()
+        lengths, token, seen = list[Ints](), list[Ints](), np.zeros(width, dtype=np.int64)
         for at in range(0, n, _READ_ROWS):
             part = tokens(rows[at : at + _READ_ROWS])
             lengths.append(np.diff(part.indptr).astype(smallest))
             token.append(part.indices.astype(smallest))
-        held = np.concatenate(token)
-        seen = np.bincount(held, minlength=width) > 0
-        numbered = (np.cumsum(seen) - 1).astype(smallest)[held]
-        return cls(grouping.cells, order, np.concatenate(lengths), numbered, int(seen.sum()))
+            seen += np.bincount(part.indices, minlength=width)
+        number = (np.cumsum(seen > 0) - 1).astype(smallest)
+        numbered = np.concatenate([number[part] for part in token])
+        return cls(grouping.cells, order, np.concatenate(lengths), numbered, int((seen > 0).sum()))
 
     def in_order(self, value: Floats) -> NDArray[np.float64]:
         """A value of each example [n], in order."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
 BLOCK_ROWS = 50_000
+_BLOCK_ENTRIES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,10 @@ class CompactRows:
 
     def counts(self) -> Ints:
         """Entries of each column, [k]."""
-        return np.bincount(self.indices, minlength=self.width)
+        total = np.zeros(self.width, dtype=np.int64)
+        for at in range(0, len(self.indices), _BLOCK_ENTRIES):  # it counts 8 bytes an entry, which are one here
+            total += np.bincount(self.indices[at : at + _BLOCK_ENTRIES], minlength=self.width)
+        return total
 
     def largest(self) -> int:
         """The largest entry; 0 where there is none."""
@@ -76,12 +80,17 @@ class CompactRows:
         """The chosen columns, ascending."""
         if len(keep) == self.width:
             return self
-        place = np.full(self.width, -1)
-        place[keep] = np.arange(len(keep))
-        kept = (place >= 0)[self.indices]
-        indptr = np.concatenate([[0], np.cumsum(kept)])[self.indptr]
-        indices = place[self.indices[kept]].astype(self.indices.dtype)
-        return CompactRows(_narrow(indptr), indices, None if self.data is None else self.data[kept], len(keep))
+        chosen, place = np.zeros(self.width, dtype=np.bool_), np.zeros(self.width, dtype=self.indices.dtype)
+        chosen[keep], place[keep] = True, np.arange(len(keep))
+        kept = chosen[self.indices]
+        # Entries are counted block by block: a count of 8 bytes for each would take more than all the rest.
+        before = [np.zeros(1, dtype=np.int64)]
+        for start in range(0, len(self), BLOCK_ROWS):
+            bounds = self.indptr[start : start + BLOCK_ROWS + 1]
+            counted = np.cumsum(np.concatenate([[0], kept[bounds[0] : bounds[-1]]]))
+            before.append(before[-1][-1] + counted[bounds[1:] - bounds[0]])
+        indices, data = place[self.indices[kept]], None if self.data is None else self.data[kept]
+        return CompactRows(_narrow(np.concatenate(before)), indices, data, len(keep))
 
     def blocks(self) -> Iterator[tuple[slice, sparse.csr_matrix]]:
         """All rows, in blocks."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ...stats.cluster_bits import ClusterBits
 from ...stats.groups import FEW, MIN_CLUSTERS, MIN_N, exchangeable, sum_by
+from ...stats.held import compact
 from ...stats.regression import cluster_correction
 from ...stats.tails import t_quantile, t_two_sided
 from .scores import Active, PairScores, spanning_squares
@@ -96,7 +97,7 @@ class PairDesign:
     @classmethod
     def of(cls, held: Bools, first: Ints, second: Ints, group: Ints, cluster: Ints) -> PairDesign:
         """Prepare the pairs of columns [n, k]; group and cluster [n] may be any integers."""
-        group, cluster = (np.unique(each, return_inverse=True)[1].astype(np.int32) for each in (group, cluster))
+        group, cluster = compact(group), compact(cluster)
         # A cluster lies by the group of one of its rows: of all of them, where it does not span groups.
         home = np.zeros(int(cluster.max()) + 1, dtype=np.int32)
         home[cluster] = group

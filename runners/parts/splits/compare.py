@@ -16,6 +16,7 @@ from ...design.specificity import NullActivations, null_activations, share_at_le
 from ...design.unit_columns import unit_columns
 from ...stats.compact import BLOCK_ROWS, CompactRows
 from ...stats.groups import MIN_CLUSTERS, MIN_N
+from ...stats.held import compact
 from ...stats.reliability import Agreement, pearson, split_clusters
 from .values import Counts, Halves, Metric
 
@@ -57,7 +58,7 @@ def split_labels(ctx: Context, population: Population, n_splits: int, seed: int)
     Example i is in the first half of split s where ``first[s, cluster[i]]``. Clusters are builds where builds are
     known, else distinct (weapon, set): no cluster is ever in both halves.
     """
-    cluster = np.unique(ctx.data.clusters[population.rows], return_inverse=True)[1].astype(np.int32)
+    cluster = compact(ctx.data.clusters[population.rows])
     n_clusters = int(cluster.max()) + 1
     return cluster, split_clusters(n_clusters, n_splits, np.random.default_rng([seed, SPLIT_STREAM]))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from mechinterp_runner.context.bundle import Bundle
-from mechinterp_runner.context.splatnlp import importer, pooled, work
+from mechinterp_runner.context.splatnlp import pooled, work
 from mechinterp_runner.context.splatnlp.zarr_arrays import Matrix
 from mechinterp_runner.schemas.errors import RequestError, StoreError
 from safetensors import SafetensorError
@@ -110,7 +110,7 @@ def test_a_disk_that_is_full_before_the_weights_are_written_is_said(artefacts, m
 
     files = artefacts.network()
     with monkeypatch.context() as patch:
-        patch.setattr(importer, "save_tensors", full)
+        patch.setattr("safetensors.numpy.save_file", full)
         with pytest.raises(StoreError, match=r"model.safetensors cannot be written: .*No space left.*is kept in"):
             artefacts.imported(**files)
     artefacts.imported(**files)

@@ -38,9 +38,15 @@ def rows_of(sums: CellSums) -> np.ndarray:
     return np.stack([sums.cells.size, sums.total, sums.squares, sums.n_active, sums.active_total], axis=1)
 
 
+@pytest.mark.parametrize("block", [7, 10_000])
+@pytest.mark.parametrize("in_order", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_sums_over_cells_are_those_of_a_loop_over_the_examples(seed):
+def test_sums_over_cells_are_those_of_a_loop_over_the_examples(seed, in_order, block, monkeypatch):
+    monkeypatch.setattr(cells, "_BLOCK", block)
     value, group, cluster = example(seed)
+    if in_order:
+        order = np.argsort(cluster, kind="stable")
+        value, group, cluster = value[order], group[order], cluster[order]
     grouping = Grouping.of(group, N_GROUPS, cluster)
     expected = by_loop(value, group, cluster)
     sums = grouping.sums(value)
