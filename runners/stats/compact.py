@@ -119,9 +119,10 @@ class CompactRows:
 
     def column(self, index: int) -> Floats:
         """One column, [n]."""
-        one = np.zeros(self.width)
-        one[index] = 1.0
-        return np.concatenate([part @ one for _, part in self.blocks()])
+        at = np.flatnonzero(self.indices == index)
+        found = np.zeros(len(self))
+        found[np.searchsorted(self.indptr, at, side="right") - 1] = 1.0 if self.data is None else self.data[at]
+        return found
 
 
 def _narrow(indptr: Ints) -> Ints:

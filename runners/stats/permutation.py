@@ -139,8 +139,8 @@ class Exchange:
         low, high = (len(block) - 1).bit_length(), 64 - (len(count) - 1).bit_length()
         keys = rng.integers(np.iinfo(np.uint64).max, size=(n_shuffles, len(block)), dtype=np.uint64, endpoint=True)
         keys &= np.uint64((1 << high) - (1 << low))
-        keys |= np.array([(b << high) % (1 << 64) for b in range(len(count))], dtype=np.uint64)[block]
-        keys |= np.arange(len(block), dtype=np.uint64)
+        names = np.array([(b << high) % (1 << 64) for b in range(len(count))], dtype=np.uint64)[block]
+        keys |= names | np.arange(len(block), dtype=np.uint64)
         keys.sort(axis=1)
         keys &= np.uint64((1 << low) - 1)
         source = keys.view(np.int64)
