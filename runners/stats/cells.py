@@ -71,6 +71,12 @@ class Cells:
         """Examples of each cluster, [n_clusters]."""
         return self.by_cluster(self.size).astype(np.int64)
 
+    @cached_property
+    def cluster_pairs(self) -> float:
+        """Ordered pairs of different examples of one cluster, over all clusters."""
+        sizes = self.cluster_sizes.astype(np.float64)
+        return float((sizes * (sizes - 1.0)).sum())
+
     def by_group(self, value: Floats | Ints) -> Floats:
         """Sum of a value [c] over the cells of each group, [n_groups]."""
         total = np.zeros(self.n_groups)
@@ -308,22 +314,6 @@ class CellSums:
         """The same of some of the cells."""
         arrays = (self.total, self.squares, self.n_active, self.active_total)
         return CellSums(part.cells, *(array[part.kept] for array in arrays))
-
-    def residual(self, fitted: Floats | float) -> Floats:
-        """Sum over the examples of each cell of (value - what is fitted to the cell), [c]."""
-        found = np.asarray(fitted * self.cells.size, dtype=np.float64)
-        return np.subtract(self.total, found, out=found)
-
-    def squares_around(self, residual: Floats) -> Floats:
-        """Sum over the examples of each cell of (value - what is fitted to it)^2, [c], from the summed residuals."""
-        # Within the cell, and from the cell's mean to what is fitted; in place, since arrays of cells may be long.
-        around = self.total**2
-        around /= self.cells.size
-        np.maximum(np.subtract(self.squares, around, out=around), 0.0, out=around)
-        between = residual**2
-        between /= self.cells.size
-        around += between
-        return around
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ class FixedEffects:
         squared_sums, n_parameters = float(products.by_group().sum()), design.n_parameters
         scale = cluster_correction(int(sizes.sum()), cells.n_clusters, n_parameters)
         variance, correlation = exchangeable_squares(
-            max(squares, 0.0), max(squared_sums, 0.0), cells.cluster_sizes, n_parameters
+            max(squares, 0.0), squared_sums, int(sizes.sum()), self.cells.cluster_pairs, n_parameters
         )
         shared = (1.0 - correlation) * design.gram + correlation * self.clustered
         return ClusteredFit(

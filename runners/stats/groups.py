@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .cells import Cells, CellSums, sum_by
+from .cells import sum_by
+from .moments import Moments
 from .tails import t_quantile
 
 Floats = NDArray[np.floating[Any]]
@@ -61,22 +62,21 @@ def ratio(top: Floats, bottom: Floats | Ints) -> Floats:
     return np.divide(top, bottom, out=np.full(np.shape(top), np.nan), where=np.asarray(bottom) > 0)
 
 
-def means_of(sums: CellSums) -> GroupMeans:
+def means_of(moments: Moments) -> GroupMeans:
     """Mean of each group with its cluster-robust standard error; see `error_of_mean`."""
-    cells = sums.cells
-    n = cells.group_sizes
-    mean = ratio(sums.by_group(sums.total), n)
-    residual = sums.residual(mean[cells.group])
-    squares = cells.by_group(sums.squares_around(residual))
-    n_active = sums.by_group(sums.n_active).astype(np.int64)
+    cells, n = moments.cells, moments.cells.group_sizes
+    mean = ratio(moments.total, n)
+    known = np.nan_to_num(mean)
+    around = np.maximum(moments.squares - known * moments.total, 0.0)
+    n_active = moments.n_active.astype(np.int64)
     return GroupMeans(
         n=n,
         n_active=n_active,
         n_clusters=cells.group_clusters,
         mean=mean,
-        std=np.sqrt(ratio(squares, np.maximum(n - 1, 0))),
-        std_error=error_of_mean(cells.by_group(residual**2), n, cells.group_clusters),
-        mean_when_active=ratio(sums.by_group(sums.active_total), n_active),
+        std=np.sqrt(ratio(around, np.maximum(n - 1, 0))),
+        std_error=error_of_mean(np.maximum(moments.residual(known).own, 0.0), n, cells.group_clusters),
+        mean_when_active=ratio(moments.active_total, n_active),
     )
 
 
@@ -106,15 +106,25 @@ def exchangeable(residual: Floats, cluster: Ints, n_parameters: int) -> tuple[fl
 
 def exchangeable_sums(squares: float, sums: Floats, sizes: Ints, n_parameters: int) -> tuple[float, float]:
     """The same from the residuals' sum of squares, and their sums and number in each cluster."""
-    return exchangeable_squares(squares, float(np.square(sums).sum()), sizes, n_parameters)
+    n_pairs = float((sizes.astype(np.float64) * (sizes - 1.0)).sum())
+    return exchangeable_squares(squares, float(np.square(sums).sum()), int(sizes.sum()), n_pairs, n_parameters)
 
 
-def exchangeable_squares(squares: float, squared_sums: float, sizes: Ints, n_parameters: int) -> tuple[float, float]:
-    """The same from the residuals' sum of squares, their squared sums by cluster added up, and the clusters' sizes."""
-    n, pairs = int(sizes.sum()), float((sizes.astype(np.float64) * (sizes - 1.0)).sum())
-    if squares == 0.0 or pairs == 0.0:
+def exchangeable_squares(
+    squares: float, squared_sums: float, n: int, n_pairs: float, n_parameters: int
+) -> tuple[float, float]:
+    """The same from sums over all clusters.
+
+    Args:
+        squares: of the residuals.
+        squared_sums: of the residuals' sums by cluster.
+        n: residuals.
+        n_pairs: ordered pairs of residuals of one cluster.
+        n_parameters: parameters that were fitted.
+    """
+    if squares == 0.0 or n_pairs == 0.0:
         return squares / max(n - n_parameters, 1), 0.0
-    correlation = ((squared_sums - squares) / pairs) / (squares / n)
+    correlation = ((squared_sums - squares) / n_pairs) / (squares / n)
     return squares / max(n - n_parameters, 1), float(np.clip(correlation, 0.0, 1.0))
 
 
@@ -160,28 +170,26 @@ class GroupDeltas:
         return replace(self, covariance=raised(self.covariance, self.pooled, support))
 
 
-def deltas_of(sums: CellSums) -> GroupDeltas:
+def deltas_of(moments: Moments) -> GroupDeltas:
     """Difference of each group's mean to the mean of all examples, by influence functions summed over clusters.
 
     The influence of example i on delta_g is 1[i in g] (a_i - m_g) / n_g - (a_i - m) / n; the covariance is the sum
     over clusters of outer products of summed influences, times G / (G - 1).
     """
-    cells = sums.cells
-    size, n, n_all = cells.group_sizes, float(cells.group_sizes.sum()), cells.n_clusters
-    mean, grand = ratio(sums.by_group(sums.total), size), float(sums.total.sum()) / n
-    residual = sums.residual(mean[cells.group])
-    inside = residual / size[cells.group]
-    overall = cells.by_cluster(sums.residual(grand)) / n
-    cross = cells.by_group(inside * overall[cells.cluster])
-    covariance = cells.gram(inside) + np.square(overall).sum() - cross[:, None] - cross[None, :]
-    covariance *= n_all / max(n_all - 1, 1)
-    squares = float(sums.squares_around(residual).sum())
-    variance, correlation = exchangeable_sums(squares, residual, cells.size, int((size > 0).sum()))
-    pooled = variance * _effective_share(cells, correlation) * (1.0 - size / n)
-    return GroupDeltas(mean - grand, covariance, pooled, cells.group_clusters)
-
-
-def _effective_share(cells: Cells, correlation: float) -> Floats:
-    """Variance of each group's mean, [g], in variances of one example, of which those of a cluster are correlated."""
-    size, squared_sizes = cells.group_sizes, cells.by_group(cells.size.astype(np.float64) ** 2)
-    return ratio((1.0 - correlation) * size + correlation * squared_sizes, size) / np.maximum(size, 1)
+    cells = moments.cells
+    size, n, n_all, n_groups = cells.group_sizes, float(cells.group_sizes.sum()), cells.n_clusters, cells.n_groups
+    mean, grand = ratio(moments.total, size), float(moments.total.sum()) / n
+    known, counted = np.nan_to_num(mean), np.maximum(size, 1)
+    products = moments.residual(known)
+    inside = products.merged(np.arange(n_groups), n_groups) / counted / counted[:, None]
+    overall = float(moments.residual(np.full(n_groups, grand)).by_group().sum()) / n**2
+    cross = moments.residual_with_whole(known, grand) / (counted * n)
+    covariance = (inside + overall - cross[:, None] - cross) * (n_all / max(n_all - 1, 1))
+    squares = max(float((moments.squares - known * moments.total).sum()), 0.0)
+    # Residuals of a group that lie in one cluster count as correlated, those of different groups as independent.
+    squared_sizes = cells.size_products.own
+    variance, correlation = exchangeable_squares(
+        squares, float(products.own.sum()), int(n), float(squared_sizes.sum()) - n, int((size > 0).sum())
+    )
+    share = ratio((1.0 - correlation) * size + correlation * squared_sizes, size) / counted
+    return GroupDeltas(mean - grand, covariance, variance * share * (1.0 - size / n), cells.group_clusters)

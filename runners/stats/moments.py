@@ -64,6 +64,14 @@ class Moments:
             turned=turned,
         )
 
+    def residual_with_whole(self, fitted: Floats, overall: float) -> Floats:
+        """Sum over clusters of r in each group (see `residual`) times the outcome less ``overall`` in all, [n_groups]."""
+        first, second, n_groups = self.squared.first, self.squared.second, len(self.total)
+        total_by_all = self.counted + sum_by(first, self.straight, n_groups) + sum_by(second, self.turned, n_groups)
+        size_by_total = self.counted + sum_by(first, self.turned, n_groups) + sum_by(second, self.straight, n_groups)
+        found = self.squared.by_group() - overall * total_by_all - fitted * size_by_total
+        return found + fitted * overall * self.cells.size_products.by_group()
+
     def residual(self, fitted: Floats) -> Products:
         """Sum over clusters of r r', where r [n_groups] sums the outcome minus what is fitted to its group."""
         sizes, left, right = self.cells.size_products, fitted[self.squared.first], fitted[self.squared.second]

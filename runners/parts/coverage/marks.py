@@ -20,6 +20,7 @@ from ...stats.cells import CellSums
 from ...stats.enrichment import Ratio
 from ...stats.groups import MIN_N, deltas_of, means_of
 from ...stats.held import weights_by_group
+from ...stats.moments import Moments
 from ...stats.tails import benjamini_hochberg, sidak_level, t_quantile, t_two_sided
 from .prepared import things_of, weapons_of
 from .rates import Coverage, share_ratio
@@ -344,7 +345,8 @@ def weapon_marks(
 
 def _deltas(sums: CellSums, level: float) -> tuple[Floats, Floats, Floats, Floats]:
     """Mean of each weapon minus the mean of all, its interval at a level, and its p."""
-    deltas = deltas_of(sums).guarded(means_of(sums).support)
+    moments = Moments.of(sums)
+    deltas = deltas_of(moments).guarded(means_of(moments).support)
     half = t_quantile(0.5 + level / 2, deltas.df) * deltas.std_error
     with np.errstate(divide="ignore", invalid="ignore"):
         p = t_two_sided(deltas.delta / deltas.std_error, deltas.df)

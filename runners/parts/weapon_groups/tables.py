@@ -14,6 +14,7 @@ from ....context.population import Population
 from ....schemas.result import Row, Status, Table
 from ...stats.cells import sum_by
 from ...stats.groups import MIN_N, GroupDeltas, GroupMeans, deltas_of, means_of
+from ...stats.moments import Moments
 from ...stats.tails import benjamini_hochberg, sidak_level
 from ..weapons.by_weapon import by_weapon, class_names
 from ..weapons.stats import WeaponTable, comparable, group_reason, verdicts
@@ -128,8 +129,9 @@ def class_enrichment(
     names, of_weapon = class_names(ctx)
     grouped = by_weapon(ctx, population)
     sums = grouped.grouping.sums(population.activation).merged(grouped.classes)
-    means = means_of(sums)
-    deltas = deltas_of(sums).guarded(means.support)
+    moments = Moments.of(sums)
+    means = means_of(moments)
+    deltas = deltas_of(moments).guarded(means.support)
     usable = (means.n >= max(MIN_N, min_examples)) & comparable(means)
     level = sidak_level(0.95, int(usable.sum()))
     known = ~np.isnan(table.adjusted.coefficient)

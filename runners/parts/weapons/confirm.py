@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from ...stats.cells import Cells, CellSums, Part
 from ...stats.groups import deltas_of, means_of
+from ...stats.moments import Moments
 from ...stats.tails import t_quantile
 
 Bools = NDArray[np.bool_]
@@ -39,20 +40,20 @@ def top_confirmed(sums: CellSums, halves: tuple[Part, Part], candidates: Bools) 
     """
     if sums.cells.n_clusters < FEWEST_BUILDS:
         return None, f"fewer than {FEWEST_BUILDS} builds: no half to confirm on"
-    chosen = sums.among(halves[0])
-    grand = float(chosen.total.sum()) / float(chosen.cells.group_sizes.sum())
-    delta = np.where(candidates, means_of(chosen).mean, np.nan) - grand
+    choose, confirm = (Moments.of(sums.among(half)) for half in halves)
+    grand = float(choose.total.sum()) / float(choose.cells.group_sizes.sum())
+    delta = np.where(candidates, means_of(choose).mean, np.nan) - grand
     if np.isnan(delta).all():
         return None, "no weapon has examples in the half that chooses"
     top = int(np.nanargmax(np.abs(delta)))
-    low, high = _interval(sums.among(halves[1]), top)
+    low, high = _interval(confirm, top)
     if np.isnan(low):
         return None, "the weapon chosen has fewer than 10 builds in the other half: no interval"
     return bool(low > 0.0 if delta[top] > 0 else high < 0.0), None
 
 
-def _interval(sums: CellSums, index: int) -> tuple[float, float]:
+def _interval(moments: Moments, index: int) -> tuple[float, float]:
     """95 % interval of one weapon's delta from the mean; NaN with fewer than 10 builds."""
-    deltas = deltas_of(sums).guarded(means_of(sums).support)
+    deltas = deltas_of(moments).guarded(means_of(moments).support)
     half = float(t_quantile(0.975, deltas.df[index])) * float(deltas.std_error[index])
     return float(deltas.delta[index]) - half, float(deltas.delta[index]) + half

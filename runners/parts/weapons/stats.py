@@ -15,6 +15,7 @@ from ....schemas.job import Job
 from ....schemas.result import Row, Status, Table
 from ...design.observed import interval_status
 from ...stats.groups import MIN_CLUSTERS, MIN_N, GroupDeltas, GroupMeans, deltas_of, means_of
+from ...stats.moments import Moments
 from ...stats.regression import ClusteredFit
 from ...stats.tails import benjamini_hochberg, sidak_level, t_quantile, t_two_sided
 from .by_weapon import adjusted_weapons, by_weapon, class_names
@@ -152,8 +153,9 @@ def weapon_table(
     if ctx.data.build_id is None:
         job.warn("builds are unknown: errors are clustered by distinct (weapon, set), which may be too narrow")
     sums = grouping.sums(population.activation)
-    means = means_of(sums)
-    deltas = without_alone(deltas_of(sums).guarded(means.support), means)
+    moments = Moments.of(sums)
+    means = means_of(moments)
+    deltas = without_alone(deltas_of(moments).guarded(means.support), means)
     adjusted = adjusted_weapons(ctx, population, grouping).fit(population.activation).guarded(means.support)
     adjusted = replace(adjusted, coefficient=np.where(np.isnan(deltas.delta), np.nan, adjusted.coefficient))
     eligible = means.n >= min_examples
@@ -236,8 +238,9 @@ def class_stats(ctx: Context, population: Population, rows: Ints, min_effect: fl
     grouped, (names, class_of) = by_weapon(ctx, population), class_names(ctx)
     cells = grouped.grouping.cells
     sums = grouped.grouping.sums(population.activation).merged(grouped.classes)
-    means = means_of(sums)
-    deltas = without_alone(deltas_of(sums).guarded(means.support), means)
+    moments = Moments.of(sums)
+    means = means_of(moments)
+    deltas = without_alone(deltas_of(moments).guarded(means.support), means)
     usable = (means.n >= MIN_N) & comparable(means)
     level = sidak_level(0.95, int(usable.sum()))
     columns = group_columns(means, deltas, verdicts(deltas, usable, level, min_effect), level)

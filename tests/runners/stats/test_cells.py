@@ -113,7 +113,7 @@ def test_levels_over_all_groups_have_the_means_and_effects_of_levels_alone(seed)
     grouping = Grouping.of(group * 5 + level, N_GROUPS * 5, cluster)
     within, moments = FixedEffects.of(grouping.cells, 5), Moments.of(grouping.sums(value))
     means = within.means(moments)
-    for name, expected in vars(means_of(Grouping.of(level, 5, cluster).sums(value))).items():
+    for name, expected in vars(means_of(Moments.of(Grouping.of(level, 5, cluster).sums(value)))).items():
         np.testing.assert_allclose(getattr(means, name), expected, rtol=1e-9, err_msg=name)
     assert means.n[4] == 0
     coefficient, covariance, pooled = dense_fit(value, level, np.zeros_like(level), cluster, 4)

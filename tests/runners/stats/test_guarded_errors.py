@@ -19,11 +19,11 @@ from scipy import sparse
 
 
 def group_means(value, group, n_groups, cluster):
-    return means_of(Grouping.of(group, n_groups, cluster).sums(value))
+    return means_of(Moments.of(Grouping.of(group, n_groups, cluster).sums(value)))
 
 
 def deltas_from_global(value, group, n_groups, cluster):
-    return deltas_of(Grouping.of(group, n_groups, cluster).sums(value))
+    return deltas_of(Moments.of(Grouping.of(group, n_groups, cluster).sums(value)))
 
 
 def within_groups(value: np.ndarray, dummies: np.ndarray, group: np.ndarray, cluster: np.ndarray) -> ClusteredFit:
