@@ -65,7 +65,7 @@ class Moments:
         )
 
     def residual_with_whole(self, fitted: Floats, overall: float) -> Floats:
-        """Sum over clusters of r in each group (see `residual`) times the outcome less ``overall`` in all, [n_groups]."""
+        """Sum over clusters of r by group (see `residual`) times the outcome less ``overall`` in all, [n_groups]."""
         first, second, n_groups = self.squared.first, self.squared.second, len(self.total)
         total_by_all = self.counted + sum_by(first, self.straight, n_groups) + sum_by(second, self.turned, n_groups)
         size_by_total = self.counted + sum_by(first, self.turned, n_groups) + sum_by(second, self.straight, n_groups)
