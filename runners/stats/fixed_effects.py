@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cells import Cells, Products, sum_by
-from .groups import GroupMeans, error_of_mean, exchangeable_squares, ratio
+from .groups import GroupMeans, exchangeable_squares, means_from
 from .moments import Moments
 from .regression import ClusteredFit, cluster_correction
 
@@ -138,23 +138,16 @@ class FixedEffects:
 
     def means(self, moments: Moments) -> GroupMeans:
         """Statistics of each level, over all groups."""
-        by_level, n = self._by_level, self.level_sizes
-        total, n_active = by_level(moments.total), by_level(moments.n_active).astype(np.int64)
+        by_level = self._by_level
+
+        def squared(mean: Floats) -> Floats:
+            return np.diag(moments.residual(mean[self._level]).merged(self._level, self._n_levels))
+
+        sums = (moments.total, moments.squares, moments.n_active, moments.active_total)
+        total, squares, n_active, active_total = map(by_level, sums)
         # A cluster lies in one group, so it has one cell of a level at most.
         n_clusters = by_level(self.cells.group_clusters).astype(np.int64)
-        mean = ratio(total, n)
-        known = np.nan_to_num(mean)
-        summed = np.diag(moments.residual(known[self._level]).merged(self._level, self._n_levels))
-        around = np.maximum(by_level(moments.squares) - known * total, 0.0)
-        return GroupMeans(
-            n=n,
-            n_active=n_active,
-            n_clusters=n_clusters,
-            mean=mean,
-            std=np.sqrt(ratio(around, np.maximum(n - 1, 0))),
-            std_error=error_of_mean(np.maximum(summed, 0.0), n, n_clusters),
-            mean_when_active=ratio(by_level(moments.active_total), n_active),
-        )
+        return means_from(self.level_sizes, n_clusters, (total, squares, n_active, active_total), squared)
 
     def fit(self, moments: Moments) -> ClusteredFit:
         """Effects on an outcome; equal to OLS with a dummy for each level and group, errors clustered."""

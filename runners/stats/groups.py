@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,19 +65,34 @@ def ratio(top: Floats, bottom: Floats | Ints) -> Floats:
 
 def means_of(moments: Moments) -> GroupMeans:
     """Mean of each group with its cluster-robust standard error; see `error_of_mean`."""
-    cells, n = moments.cells, moments.cells.group_sizes
-    mean = ratio(moments.total, n)
+    cells = moments.cells
+    sums = (moments.total, moments.squares, moments.n_active, moments.active_total)
+    return means_from(cells.group_sizes, cells.group_clusters, sums, lambda mean: moments.residual(mean).own)
+
+
+def means_from(
+    n: Ints, n_clusters: Ints, sums: tuple[Floats, Floats, Floats, Floats], squared: Callable[[Floats], Floats]
+) -> GroupMeans:
+    """The same from sums over each group, [g].
+
+    Args:
+        n: examples.
+        n_clusters: clusters.
+        sums: of the outcome, of its squares, of the examples above 0, and of the outcome over those.
+        squared: gives the squared sums by cluster of the outcome minus a value for each group [g], added up.
+    """
+    total, squares, n_active, active_total = sums
+    mean, n_active = ratio(total, n), n_active.astype(np.int64)
     known = np.nan_to_num(mean)
-    around = np.maximum(moments.squares - known * moments.total, 0.0)
-    n_active = moments.n_active.astype(np.int64)
+    around = np.maximum(squares - known * total, 0.0)
     return GroupMeans(
         n=n,
         n_active=n_active,
-        n_clusters=cells.group_clusters,
+        n_clusters=n_clusters,
         mean=mean,
         std=np.sqrt(ratio(around, np.maximum(n - 1, 0))),
-        std_error=error_of_mean(np.maximum(moments.residual(known).own, 0.0), n, cells.group_clusters),
-        mean_when_active=ratio(moments.active_total, n_active),
+        std_error=error_of_mean(np.maximum(squared(known), 0.0), n, n_clusters),
+        mean_when_active=ratio(active_total, n_active),
     )
 
 
