@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import Field
 
 from ..context.context import Context
@@ -134,11 +133,10 @@ def _weapons(
     spec: FeatureOverviewSpec, ctx: Context, population: Population, min_effect: float, job: Job
 ) -> WeaponTable:
     """Statistics by weapon; hands over the tables of weapons and of classes."""
-    rows = np.arange(len(population))
-    table = weapon_table(ctx, population, rows, min_examples=MIN_WEAPON_EXAMPLES, min_effect=min_effect, job=job)
+    table = weapon_table(ctx, population, min_examples=MIN_WEAPON_EXAMPLES, min_effect=min_effect, job=job)
     shown = weapon_stats(ctx, table, table.ranked()[: spec.variables.top_k])
     job.partial(shown.model_copy(update={"name": "weapons"}))
-    job.partial(class_stats(ctx, population, rows, min_effect).model_copy(update={"name": "classes"}))
+    job.partial(class_stats(ctx, population, table, min_effect).model_copy(update={"name": "classes"}))
     return table
 
 

@@ -127,8 +127,8 @@ def run(spec: WeaponGroupSpec, ctx: Context, job: Job) -> Findings:
         return quiet
     min_effect = smallest_effect(spec, ctx, variables.min_effect) or 0.0
     split = split_high(population, read_percentile(variables.high_percentile, job), job)
-    rows, least = np.arange(len(population)), variables.min_examples
-    table = weapon_table(ctx, population, rows, min_examples=least, min_effect=min_effect, job=job)
+    least = variables.min_examples
+    table = weapon_table(ctx, population, min_examples=least, min_effect=min_effect, job=job)
     weapons = weapon_enrichment(ctx, population, split.high, table, min_effect=min_effect)
     classes = class_enrichment(ctx, population, split.high, table, min_examples=least, min_effect=min_effect)
     job.partial(weapon_rows(ctx, weapons, variables.top_k, table.eligible))

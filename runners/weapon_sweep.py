@@ -198,13 +198,12 @@ def run(spec: WeaponSweepSpec, ctx: Context, job: Job) -> Findings:
 
 def _observed(spec: WeaponSweepSpec, ctx: Context, held: Population, min_effect: float, job: Job) -> WeaponTable:
     """Statistics by weapon of the examples that meet the condition; the tables are handed over."""
-    rows, least = np.arange(len(held)), spec.variables.min_examples
-    table = weapon_table(ctx, held, rows, min_examples=least, min_effect=min_effect, job=job)
+    table = weapon_table(ctx, held, min_examples=spec.variables.min_examples, min_effect=min_effect, job=job)
     _warn_unknown(ctx, table, job)
     _, ranked = _gating(spec, ctx, table)
     n_dropped = int(table.eligible.sum()) - len(ranked)
     job.partial(weapon_stats(ctx, table, ranked[: spec.variables.top_k_weapons], n_dropped))
-    job.partial(class_stats(ctx, held, rows, min_effect))
+    job.partial(class_stats(ctx, held, table, min_effect))
     return table
 
 

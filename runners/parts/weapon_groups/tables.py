@@ -128,7 +128,7 @@ def class_enrichment(
     """Weapon classes among the high examples; one group for each of `class_names`."""
     names, of_weapon = class_names(ctx)
     grouped = by_weapon(ctx, population)
-    sums = grouped.grouping.sums(population.activation).merged(grouped.classes)
+    sums = table.sums.merged(grouped.classes)
     moments = Moments.of(sums)
     means = means_of(moments)
     deltas = deltas_of(moments).guarded(means.support)

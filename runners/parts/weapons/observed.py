@@ -17,7 +17,6 @@ from ...design.effect_report import summarise
 from ...design.report import CORRELATIONAL, followup, interval, number, plural
 from ...design.specificity import SPECIFIC
 from ..weapon_groups.null import weapon_sums
-from .by_weapon import by_weapon
 from .confirm import CONFIRM_STREAM, halve, top_confirmed
 from .dominance import Dominance, Shared, dominance, kit_numbers, shared_part
 from .effects import ONE_WEAPON
@@ -130,7 +129,7 @@ def _confirmation(ctx: Context, reading: Reading, population: Population, seed: 
     """Whether the top weapon is confirmed on the builds that did not choose it, for ``custom``."""
     if not (reading.certain and reading.specific):
         return {"winner_confirmed": None, "winner_confirmed_reason": "no weapon stands out"}
-    sums = by_weapon(ctx, population).grouping.sums(population.activation)
+    sums = reading.table.sums
     candidates = np.zeros(len(ctx.weapons), dtype=np.bool_)
     candidates[[i for i in reading.ranked if reading.table.usable[i]]] = True
     rng = np.random.default_rng([seed, CONFIRM_STREAM])

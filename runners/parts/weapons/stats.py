@@ -14,6 +14,7 @@ from ....context.population import Population
 from ....schemas.job import Job
 from ....schemas.result import Row, Status, Table
 from ...design.observed import interval_status
+from ...stats.cells import CellSums
 from ...stats.groups import MIN_CLUSTERS, MIN_N, GroupDeltas, GroupMeans, deltas_of, means_of
 from ...stats.moments import Moments
 from ...stats.regression import ClusteredFit
@@ -74,6 +75,7 @@ class WeaponTable:
     """Statistics by weapon token id; arrays are [n_weapons].
 
     Attributes:
+        sums: the activation by weapon and cluster.
         means: group means.
         deltas: differences to the mean of all examples.
         adjusted: effects with the abilities held fixed.
@@ -84,6 +86,7 @@ class WeaponTable:
         status: verdict on each weapon; None where not usable.
     """
 
+    sums: CellSums
     means: GroupMeans
     deltas: GroupDeltas
     adjusted: ClusteredFit
@@ -136,19 +139,17 @@ def verdicts(deltas: GroupDeltas, usable: NDArray[np.bool_], level: float, min_e
 
 
 def weapon_table(
-    ctx: Context, population: Population, rows: Ints, *, min_examples: int, min_effect: float, job: Job
+    ctx: Context, population: Population, *, min_examples: int, min_effect: float, job: Job
 ) -> WeaponTable:
-    """Statistics of every weapon over some rows of a population.
+    """Statistics of every weapon over a population.
 
     Args:
         ctx: the context.
         population: the population.
-        rows: positions in the population that count (all, or those that meet the condition).
         min_examples: weapons with fewer are left out of rankings.
         min_effect: smallest effect of interest.
         job: receives warnings.
     """
-    population = _part(population, rows)
     grouping = by_weapon(ctx, population).grouping
     if ctx.data.build_id is None:
         job.warn("builds are unknown: errors are clustered by distinct (weapon, set), which may be too narrow")
@@ -161,14 +162,8 @@ def weapon_table(
     eligible = means.n >= min_examples
     usable = eligible & (means.n >= MIN_N) & comparable(means)
     level = sidak_level(0.95, int(usable.sum()))
-    return WeaponTable(means, deltas, adjusted, eligible, usable, level, verdicts(deltas, usable, level, min_effect))
-
-
-def _part(population: Population, rows: Ints) -> Population:
-    """Some of the examples of a population, by their positions."""
-    if len(rows) == len(population):
-        return population
-    return replace(population, rows=population.rows[rows], activation=population.activation[rows], key=None)
+    status = verdicts(deltas, usable, level, min_effect)
+    return WeaponTable(sums, means, deltas, adjusted, eligible, usable, level, status)
 
 
 def group_columns(means: GroupMeans, deltas: GroupDeltas, status: list[Status | None], level: float) -> dict[str, Any]:
@@ -232,12 +227,11 @@ def weapon_stats(ctx: Context, table: WeaponTable, shown: list[int], n_dropped: 
     return Table.from_columns("weapon_stats", WeaponStat, rows, notes)
 
 
-def class_stats(ctx: Context, population: Population, rows: Ints, min_effect: float) -> Table:
-    """The table ``class_stats``: weapon classes by falling mean."""
-    population = _part(population, rows)
+def class_stats(ctx: Context, population: Population, table: WeaponTable, min_effect: float) -> Table:
+    """The table ``class_stats`` beside that of the weapons: weapon classes by falling mean."""
     grouped, (names, class_of) = by_weapon(ctx, population), class_names(ctx)
     cells = grouped.grouping.cells
-    sums = grouped.grouping.sums(population.activation).merged(grouped.classes)
+    sums = table.sums.merged(grouped.classes)
     moments = Moments.of(sums)
     means = means_of(moments)
     deltas = without_alone(deltas_of(moments).guarded(means.support), means)
